@@ -1,0 +1,13 @@
+//! podtap's node agent.
+//!
+//! `requests` says what is wanted, `session` makes one capture of one pod of it, with `pods` (which interface),
+//! `datapath` (packets from the kernel) and `storage` (files). `datapath` knows interfaces and blocks, never pods;
+//! `storage` knows files and bytes, never what they mean; only `requests` knows where requests come from.
+
+pub mod datapath;
+pub mod pcapng;
+pub mod pods;
+pub mod requests;
+pub mod session;
+pub mod storage;
+pub mod telemetry;

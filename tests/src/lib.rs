@@ -1,0 +1,1 @@
+//! podtap tests harness.
