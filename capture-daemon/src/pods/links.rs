@@ -1,0 +1,330 @@
+//! The host's links, kept up to date by rtnetlink(7) events of the group `RTNLGRP_LINK`.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::{AsRawFd as _, BorrowedFd},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use rtnetlink::{
+    Handle, MulticastGroup, new_connection_with_strict_check, new_multicast_connection,
+    packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
+    packet_route::{
+        RouteNetlinkMessage,
+        address::{AddressAttribute, AddressMessage},
+        link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
+        nsid::{NsidAttribute, NsidMessage},
+    },
+};
+use thiserror::Error;
+use tracing::{error, warn};
+
+/// How long one question to the kernel may take before it counts as failed.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where the other end of a paired link is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// `IFLA_LINK_NETNSID`: the host's number for the peer's network namespace.
+    pub netns: i32,
+    /// `IFLA_LINK`: the peer's index in that namespace.
+    pub index: u32,
+}
+
+/// One link of the host's network namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Interface index.
+    pub index: u32,
+    /// Interface name, at most 15 bytes.
+    pub name: String,
+    /// `IFLA_INFO_KIND`, such as `veth` or `bridge`; empty for physical devices.
+    pub kind: String,
+    /// The other end, when it is in another network namespace.
+    pub peer: Option<Peer>,
+    /// Hardware address.
+    pub address: Vec<u8>,
+}
+
+/// What happened to a link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkEvent {
+    /// It is new, or something of it changed.
+    Changed(Link),
+    /// It is gone; its index may be given to another link at any time.
+    Removed {
+        /// The index that it had.
+        index: u32,
+    },
+}
+
+/// Why the links cannot be watched or asked for.
+#[derive(Debug, Error)]
+pub enum LinksError {
+    /// The netlink socket or its thread could not be made.
+    #[error("cannot open a netlink route socket: {0}")]
+    Socket(#[source] io::Error),
+    /// The kernel refused or did not answer a question.
+    #[error("asking the kernel for {what}: {reason}")]
+    Query {
+        /// What was asked for.
+        what: String,
+        /// The kernel's answer.
+        reason: String,
+    },
+}
+
+/// The host's links. Clones share one table.
+#[derive(Clone, Debug)]
+pub struct Links {
+    table: Arc<Mutex<HashMap<u32, Link>>>,
+    handle: Handle,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Links {
+    /// Reads all links, then calls `news` for each event, from a thread of its own, until the process ends.
+    ///
+    /// # Errors
+    /// When netlink is not there or the first reading fails.
+    pub fn watch(news: impl Fn(LinkEvent) + Send + 'static) -> Result<Self, LinksError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(LinksError::Socket)?;
+        let (questions, handle, mut messages) = {
+            let _in_runtime = runtime.enter();
+            let (questions, handle, _) = new_connection_with_strict_check().map_err(LinksError::Socket)?;
+            let (events, _, messages) =
+                new_multicast_connection(&[MulticastGroup::Link]).map_err(LinksError::Socket)?;
+            runtime.spawn(events);
+            (questions, handle, messages)
+        };
+        runtime.spawn(questions);
+        let links = Self { table: Arc::default(), handle, runtime: runtime.handle().clone() };
+
+        let table = Arc::clone(&links.table);
+        let first = runtime.block_on(dump(links.handle.clone()))?;
+        lock(&table).extend(first.into_iter().map(|link| (link.index, link)));
+
+        let handle = links.handle.clone();
+        thread::Builder::new()
+            .name("links".into())
+            .spawn(move || {
+                runtime.block_on(async move {
+                    loop {
+                        // The event socket drops messages when it overflows, without telling this far up: the
+                        // table is read anew now and then, so that a missed event is late rather than lost.
+                        match tokio::time::timeout(Duration::from_secs(2), messages.next()).await {
+                            Ok(Some((message, _))) => {
+                                if let Some(event) = event(message) {
+                                    apply(&table, event, &news);
+                                }
+                            }
+                            Ok(None) => {
+                                error!("the kernel closed the link event socket: interfaces that come or go are seen late");
+                                break;
+                            }
+                            Err(_) => resynchronise(&table, handle.clone(), &news).await,
+                        }
+                    }
+                    loop {
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                        resynchronise(&table, handle.clone(), &news).await;
+                    }
+                });
+            })
+            .map_err(LinksError::Socket)?;
+        Ok(links)
+    }
+
+    /// The link of that name, as last heard of.
+    #[must_use]
+    pub fn named(&self, name: &str) -> Option<Link> {
+        lock(&self.table).values().find(|link| link.name == name).cloned()
+    }
+
+    /// The links whose peer is in the namespace that the host calls `netns`.
+    #[must_use]
+    pub fn into_namespace(&self, netns: i32) -> Vec<Link> {
+        let mut found: Vec<Link> = lock(&self.table)
+            .values()
+            .filter(|link| link.peer.is_some_and(|peer| peer.netns == netns))
+            .cloned()
+            .collect();
+        found.sort_by_key(|link| link.peer.map(|peer| peer.index));
+        found
+    }
+
+    /// The link with that index as the kernel knows it now.
+    ///
+    /// # Errors
+    /// When there is no such link.
+    pub fn ask(&self, index: u32) -> Result<Link, LinksError> {
+        let request = self.handle.link().get().match_index(index);
+        self.wait(format!("interface {index}"), async move {
+            request.execute().try_next().await.map_err(|error| error.to_string())
+        })?
+        .as_ref()
+        .and_then(read)
+        .ok_or_else(|| LinksError::Query { what: format!("interface {index}"), reason: "no such link".into() })
+    }
+
+    /// The host's number for a network namespace, if it has one: it gets one with the first link that leads there.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn namespace_id(&self, netns: BorrowedFd<'_>) -> Result<Option<i32>, LinksError> {
+        let mut message = NsidMessage::default();
+        message.attributes.push(NsidAttribute::Fd(netns.as_raw_fd().unsigned_abs()));
+        let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetNsId(message));
+        request.header.flags = NLM_F_REQUEST;
+        let mut handle = self.handle.clone();
+        self.wait("a namespace's number".into(), async move {
+            let mut answers = handle.request(request).map_err(|error| error.to_string())?;
+            while let Some(answer) = answers.next().await {
+                match answer.payload {
+                    NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewNsId(found)) => {
+                        return Ok(found.attributes.iter().find_map(|attribute| match attribute {
+                            NsidAttribute::Id(id) if *id >= 0 => Some(*id),
+                            _ => None,
+                        }));
+                    }
+                    NetlinkPayload::Error(error) => return Err(error.to_string()),
+                    _ => {}
+                }
+            }
+            Err("no answer".into())
+        })
+    }
+
+    /// The name that a link has inside the namespace that the host calls `netns`.
+    ///
+    /// # Errors
+    /// When there is no such link there.
+    pub fn name_inside(&self, peer: Peer) -> Result<String, LinksError> {
+        let mut request = self.handle.link().get().match_index(peer.index);
+        request.message_mut().attributes.push(LinkAttribute::IfNetnsId(peer.netns));
+        let what = format!("interface {} of namespace {}", peer.index, peer.netns);
+        let found = self.wait(what.clone(), async move {
+            request.execute().try_next().await.map_err(|error| error.to_string())
+        })?;
+        found
+            .and_then(|message| {
+                message.attributes.into_iter().find_map(|attribute| match attribute {
+                    LinkAttribute::IfName(name) => Some(name),
+                    _ => None,
+                })
+            })
+            .ok_or(LinksError::Query { what, reason: "no such link".into() })
+    }
+
+    /// The addresses of all links inside the namespace that the host calls `netns`.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn addresses_inside(&self, netns: i32) -> Result<Vec<AddressMessage>, LinksError> {
+        let mut request = self.handle.address().get();
+        request.message_mut().attributes.push(AddressAttribute::TargetNetNsId(netns));
+        self.wait(format!("the addresses of namespace {netns}"), async move {
+            request.execute().try_collect().await.map_err(|error| error.to_string())
+        })
+    }
+
+    fn wait<T>(
+        &self,
+        what: String,
+        question: impl Future<Output = Result<T, String>>,
+    ) -> Result<T, LinksError> {
+        self.runtime
+            .block_on(async { tokio::time::timeout(PATIENCE, question).await })
+            .unwrap_or_else(|_| Err("no answer in 5 s".into()))
+            .map_err(|reason| LinksError::Query { what, reason })
+    }
+}
+
+fn lock(table: &Mutex<HashMap<u32, Link>>) -> std::sync::MutexGuard<'_, HashMap<u32, Link>> {
+    // Each change of the table is one insertion or removal, so a panic elsewhere leaves it whole.
+    table.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn dump(handle: Handle) -> Result<Vec<Link>, LinksError> {
+    let messages: Result<Vec<LinkMessage>, _> = handle.link().get().execute().try_collect().await;
+    match messages {
+        Ok(messages) => Ok(messages.iter().filter_map(read).collect()),
+        Err(error) => Err(LinksError::Query { what: "all links".into(), reason: error.to_string() }),
+    }
+}
+
+async fn resynchronise(table: &Mutex<HashMap<u32, Link>>, handle: Handle, news: &impl Fn(LinkEvent)) {
+    let now = match dump(handle).await {
+        Ok(links) => links,
+        Err(error) => return warn!(%error, "cannot read the links anew"),
+    };
+    let gone: Vec<u32> = lock(table)
+        .keys()
+        .copied()
+        .filter(|index| !now.iter().any(|link| link.index == *index))
+        .collect();
+    for index in gone {
+        apply(table, LinkEvent::Removed { index }, news);
+    }
+    for link in now {
+        let known = lock(table).get(&link.index) == Some(&link);
+        if !known {
+            apply(table, LinkEvent::Changed(link), news);
+        }
+    }
+}
+
+fn apply(table: &Mutex<HashMap<u32, Link>>, event: LinkEvent, news: &impl Fn(LinkEvent)) {
+    match &event {
+        LinkEvent::Changed(link) => lock(table).insert(link.index, link.clone()),
+        LinkEvent::Removed { index } => lock(table).remove(index),
+    };
+    news(event);
+}
+
+fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<LinkEvent> {
+    match message.payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+            read(&link).map(LinkEvent::Changed)
+        }
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => {
+            Some(LinkEvent::Removed { index: link.header.index })
+        }
+        _ => None,
+    }
+}
+
+fn read(message: &LinkMessage) -> Option<Link> {
+    let (mut name, mut kind, mut peer_index, mut peer_netns, mut address) =
+        (None, String::new(), None, None, Vec::new());
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(found) => name = Some(found.clone()),
+            LinkAttribute::Link(index) => peer_index = Some(*index),
+            LinkAttribute::LinkNetNsId(id) if *id >= 0 => peer_netns = Some(*id),
+            LinkAttribute::Address(found) => address.clone_from(found),
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    if let LinkInfo::Kind(found) = info {
+                        kind = kind_name(found);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    let peer = peer_netns.zip(peer_index).map(|(netns, index)| Peer { netns, index });
+    Some(Link { index: message.header.index, name: name?, kind, peer, address })
+}
+
+fn kind_name(kind: &InfoKind) -> String {
+    kind.to_string()
+}
