@@ -1,2 +1,60 @@
-//! xtask
-fn main() {}
+//! podtap's entry point: every job of a developer, of CI and of whoever tries it is one verb here.
+
+mod build;
+mod command;
+mod lint;
+mod setup;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::setup::Purpose;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Builds, tests and shows podtap", disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Find or install every tool and package that the other verbs use
+    Setup,
+    /// Build the kernel programs
+    BuildEbpf,
+    /// Build the agent with the kernel programs in it (release)
+    Build,
+    /// Check format, lints, documentation, dependencies and licences
+    Lint,
+    /// Run the tests, all of them without a flag; the last line is the total
+    Test(test::Selection),
+}
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().verb {
+        Verb::Setup => setup::prepare(&Purpose::ALL),
+        Verb::BuildEbpf => {
+            setup::prepare(&[Purpose::Bpf]).and_then(|()| build::kernel_programs()).map(|path| {
+                println!("{}", path.display());
+            })
+        }
+        Verb::Build => {
+            setup::prepare(&[Purpose::Build, Purpose::Bpf]).and_then(|()| build::agent()).map(|path| {
+                println!("{}", path.display());
+            })
+        }
+        Verb::Lint => lint::run_all(),
+        Verb::Test(selection) => test::run(&selection),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! The kernel programs, and the programs that run.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::command::run;
+use crate::setup::{Toolchain, toolchain};
+use crate::workspace::{cargo, root, target};
+
+/// Compiles the kernel programs to one object file.
+pub(crate) fn kernel_programs() -> Result<PathBuf> {
+    build_with(&toolchain()?)
+}
+
+fn build_with(toolchain: &Toolchain) -> Result<PathBuf> {
+    run(toolchain.cargo("build").args(["--quiet", "--release"]).current_dir(root()))?;
+    let object = target().join("bpfel-unknown-none/release/capture-ebpf");
+    if !object.is_file() {
+        bail!("the build left no {}", object.display());
+    }
+    Ok(object)
+}
+
+/// Compiles the agent with the kernel programs in it, and the helper programs of tests and benchmarks.
+pub(crate) fn agent() -> Result<PathBuf> {
+    let object = kernel_programs()?;
+    let mut build = Command::new(cargo());
+    build.args(["build", "--release", "--package", "capture-daemon", "--package", "podtap-tests", "--bins"]);
+    // Named only when it is not where the agent's build looks anyway: a changed variable means building again.
+    if target() != root().join("target") {
+        build.env("PODTAP_EBPF_OBJECT", &object);
+    }
+    run(build.current_dir(root()))?;
+    let program = target().join("release/capture-daemon");
+    if !program.is_file() {
+        bail!("the build left no {}", program.display());
+    }
+    Ok(program)
+}

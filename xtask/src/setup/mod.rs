@@ -1,0 +1,142 @@
+//! What podtap needs from the machine, found or installed. Each verb asks only for what it uses itself, so the demo
+//! never waits for an emulator or a licence checker.
+
+mod apt;
+mod bpf;
+mod deny;
+
+use anyhow::{Result, bail};
+
+use crate::command::output;
+use crate::workspace::find_program;
+
+pub(crate) use bpf::{Toolchain, toolchain};
+pub(crate) use deny::cargo_deny;
+
+/// What something is needed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Compiling the user-space crates.
+    Build,
+    /// Compiling the kernel programs.
+    Bpf,
+    /// Pods as network namespaces, and reading what was captured.
+    Pods,
+    /// The programs that talk to each other in the demo.
+    Demo,
+    /// Booting other kernels.
+    Kernels,
+    /// Linting the kernel programs, checking dependencies.
+    Lint,
+}
+
+impl Purpose {
+    /// Everything there is.
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Build, Self::Bpf, Self::Pods, Self::Demo, Self::Kernels, Self::Lint];
+}
+
+/// How it shows that something is there.
+enum Probe {
+    Program(&'static str),
+    File(&'static str),
+}
+
+/// One thing that is needed, and the Debian package it comes from.
+struct Need {
+    purpose: Purpose,
+    probe: Probe,
+    package: &'static str,
+    why: &'static str,
+}
+
+const fn program(purpose: Purpose, name: &'static str, package: &'static str, why: &'static str) -> Need {
+    Need { purpose, probe: Probe::Program(name), package, why }
+}
+
+const NEEDS: &[Need] = &[
+    program(Purpose::Build, "cc", "gcc", "links the programs"),
+    Need {
+        purpose: Purpose::Build,
+        probe: Probe::File("/usr/include/pcap/pcap.h"),
+        package: "libpcap-dev",
+        why: "compiles capture filters",
+    },
+    program(Purpose::Pods, "ip", "iproute2", "makes pods out of network namespaces"),
+    program(Purpose::Pods, "ping", "iputils-ping", "traffic"),
+    program(Purpose::Pods, "tshark", "tshark", "reads captures"),
+    program(Purpose::Pods, "capinfos", "wireshark-common", "reads captures"),
+    program(Purpose::Pods, "tcpdump", "tcpdump", "reads captures"),
+    program(Purpose::Demo, "busybox", "busybox-static", "the demo's HTTP server"),
+    program(Purpose::Demo, "curl", "curl", "the demo's HTTP and TLS client"),
+    program(Purpose::Demo, "dnsmasq", "dnsmasq-base", "the demo's DNS server"),
+    program(Purpose::Demo, "dig", "bind9-dnsutils", "the demo's DNS client"),
+    program(Purpose::Demo, "openssl", "openssl", "the demo's TLS server"),
+];
+
+impl Need {
+    fn found(&self) -> bool {
+        match self.probe {
+            Probe::Program(name) => find_program(name).is_some(),
+            Probe::File(path) => std::path::Path::new(path).exists(),
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self.probe {
+            Probe::Program(name) | Probe::File(name) => name,
+        }
+    }
+}
+
+/// Finds or installs what these purposes need. Says nothing and takes no time when all is there, unless it was asked
+/// for everything.
+pub(crate) fn prepare(purposes: &[Purpose]) -> Result<()> {
+    let told = purposes.len() == Purpose::ALL.len();
+    let mut missing = Vec::new();
+    for need in NEEDS.iter().filter(|need| purposes.contains(&need.purpose)) {
+        if need.found() {
+            if told {
+                println!("found    {:<26} {}", need.name(), need.why);
+            }
+        } else {
+            missing.push(need);
+        }
+    }
+    install(&missing)?;
+    if purposes.contains(&Purpose::Bpf) {
+        let chain = toolchain()?;
+        if told {
+            println!("found    {:<26} builds the kernel programs", chain.name());
+        }
+    }
+    if purposes.contains(&Purpose::Lint) {
+        bpf::linter()?;
+        let path = cargo_deny()?;
+        if told {
+            println!("found    {:<26} checks dependencies and licences", path.display());
+        }
+    }
+    Ok(())
+}
+
+fn install(missing: &[&Need]) -> Result<()> {
+    if missing.is_empty() {
+        return Ok(());
+    }
+    for need in missing {
+        println!("missing  {:<26} {} (package {})", need.name(), need.why, need.package);
+    }
+    let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
+    apt::install(&packages)?;
+    let still: Vec<&str> = missing.iter().filter(|need| !need.found()).map(|need| need.name()).collect();
+    if !still.is_empty() {
+        bail!("installed {}, and still cannot find {}", packages.join(" "), still.join(", "));
+    }
+    Ok(())
+}
+
+/// Whether this process is root.
+pub(crate) fn is_root() -> bool {
+    output(std::process::Command::new("id").arg("-u")).is_ok_and(|text| text.trim() == "0")
+}
