@@ -1,0 +1,200 @@
+//! PodCapture: one run, the capture of one pod once, as its node's agent tells it.
+
+use jiff::Timestamp;
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Settings, human_bytes};
+
+/// Which pod is captured for which request, on which node and with which settings.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "podtap.dev",
+    version = "v1alpha1",
+    kind = "PodCapture",
+    namespaced,
+    status = "PodCaptureStatus",
+    shortname = "podcap",
+    category = "podtap",
+    doc = "The record of one run: the capture of one pod once. Written by the agent of the pod's node.",
+    selectable = ".spec.node",
+    selectable = ".spec.pod",
+    printcolumn = r#"{"name":"CAPTURE","type":"string","jsonPath":".spec.capture"}"#,
+    printcolumn = r#"{"name":"POD","type":"string","jsonPath":".spec.pod"}"#,
+    printcolumn = r#"{"name":"NODE","type":"string","jsonPath":".spec.node"}"#,
+    printcolumn = r#"{"name":"STATE","type":"string","jsonPath":".status.state"}"#,
+    printcolumn = r#"{"name":"PACKETS","type":"integer","jsonPath":".status.packets"}"#,
+    printcolumn = r#"{"name":"DROPPED","type":"integer","jsonPath":".status.dropped"}"#,
+    printcolumn = r#"{"name":"SIZE","type":"string","jsonPath":".status.size"}"#,
+    printcolumn = r#"{"name":"AGE","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct PodCaptureSpec {
+    /// The pod's full name.
+    pub pod: String,
+    /// The pod's UID: a pod of the same name made later is another one.
+    #[serde(rename = "podUID")]
+    pub pod_uid: String,
+    /// The UID of the namespace; empty where there is no Kubernetes.
+    #[serde(default, rename = "namespaceUID", skip_serializing_if = "String::is_empty")]
+    pub namespace_uid: String,
+    /// Who asked: a label on the pod, or a PacketCapture.
+    pub request: RequestKind,
+    /// The PacketCapture's full name; absent for a label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capture: Option<String>,
+    /// The UID of the PacketCapture; the pod's for a label.
+    #[serde(default, rename = "requestUID", skip_serializing_if = "String::is_empty")]
+    pub request_uid: String,
+    /// The node. Never changes.
+    pub node: String,
+    /// The settings in force after defaults and caps; absent when the request was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<Settings>,
+}
+
+/// Who asked for a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum RequestKind {
+    /// The label `podtap.dev/capture` on the pod.
+    Label,
+    /// A PacketCapture.
+    PacketCapture,
+}
+
+/// Where a run is in its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum RunState {
+    /// Accepted; the pod's interface or the node's means are not there yet.
+    #[default]
+    Pending,
+    /// Waits for its start time.
+    Scheduled,
+    /// Attached; no packet has matched yet.
+    WaitingForTraffic,
+    /// Packets have been captured.
+    Capturing,
+    /// Attached or not, nothing is captured until state is Running again.
+    Paused,
+    /// Ended as asked: window over or limit reached.
+    Completed,
+    /// Ended before its time: stopped, its request removed, or its pod gone.
+    Stopped,
+    /// Never began; the message says what to change.
+    Refused,
+    /// Began or should have begun, and an error ended it.
+    Failed,
+}
+
+impl RunState {
+    /// Whether the run is over for good.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Completed | Self::Stopped | Self::Refused | Self::Failed)
+    }
+}
+
+/// How a run stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PodCaptureStatus {
+    /// Where the run is in its life.
+    #[serde(default)]
+    pub state: RunState,
+    /// Why, in CamelCase.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Why, for people, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// What was clipped or not taken over, one sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// What the pod sent.
+    #[serde(default)]
+    pub from_pod: DirectionStatus,
+    /// What the pod received.
+    #[serde(default)]
+    pub to_pod: DirectionStatus,
+    /// Packets that matched and were lost, by cause.
+    #[serde(default)]
+    pub drops: Drops,
+    /// Packets that sampling left out.
+    #[serde(default)]
+    pub sampled_out: u64,
+    /// Packets that were longer than the largest record and were cut there.
+    #[serde(default)]
+    pub truncated: u64,
+    /// The host interface.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// How the host interface is tapped: Tcx or Socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attach_mode: Option<String>,
+    /// The files, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<FileStatus>,
+    /// Packets in files.
+    #[serde(default)]
+    pub packets: u64,
+    /// Bytes of all files of the run as written, those that rotation deleted included.
+    #[serde(default)]
+    pub bytes: u64,
+    /// `bytes` for people.
+    #[serde(default)]
+    pub size: String,
+    /// All drops together.
+    #[serde(default)]
+    pub dropped: u64,
+    /// When the run began to capture.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Timestamp>,
+    /// When it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end_time: Option<Timestamp>,
+}
+
+impl PodCaptureStatus {
+    /// Sets `dropped` and `size` from what they sum up.
+    pub fn summarize(&mut self) {
+        self.dropped = self.drops.ring + self.drops.rate + self.drops.storage;
+        self.size = human_bytes(self.bytes);
+    }
+}
+
+/// One direction's counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DirectionStatus {
+    /// Packets that came by.
+    pub seen: u64,
+    /// Packets that the filter accepted.
+    pub matched: u64,
+    /// Packets handed to the agent.
+    pub captured: u64,
+    /// Bytes of the packets in `captured`, as they were on the wire.
+    pub bytes: u64,
+}
+
+/// Packets that were lost, by cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Drops {
+    /// The ring buffer was full: the agent did not keep up.
+    pub ring: u64,
+    /// Over the rate limit.
+    pub rate: u64,
+    /// The disk or the node's share of it did not keep up.
+    pub storage: u64,
+}
+
+/// One file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FileStatus {
+    /// The file's name in the run's directory.
+    pub name: String,
+    /// Bytes as written.
+    pub bytes: u64,
+}
