@@ -1,1 +1,14 @@
-//! podtap tests harness.
+//! What podtap's tests, benchmarks and demo are made of: pods as network namespaces on a bridge, the real agent run on
+//! manifests, senders that count, and readers that are not podtap's own.
+//!
+//! Everything here is seen from outside: nothing of the agent's crates is used, so what holds here holds for a user.
+
+pub mod agent;
+pub mod blocks;
+pub mod manifest;
+pub mod pods;
+pub mod process;
+pub mod record;
+pub mod scratch;
+pub mod tools;
+pub mod traffic;

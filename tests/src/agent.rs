@@ -1,0 +1,161 @@
+//! The real agent, run on a directory of manifests.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::process::{Process, program};
+use crate::record::Record;
+use crate::scratch::Scratch;
+
+/// How long anything that should happen at once may take on a busy machine.
+pub const SOON: Duration = Duration::from_secs(10);
+
+/// An agent with directories of its own. Killed, and the directories removed, when dropped.
+#[derive(Debug)]
+pub struct Agent {
+    process: Process,
+    scratch: Scratch,
+    arguments: Vec<String>,
+}
+
+impl Agent {
+    /// Starts one without configuration file.
+    pub fn start(name: &str) -> Result<Self> {
+        Self::start_with(name, "", &[])
+    }
+
+    /// Starts one with that configuration file (none when empty) and further arguments of `run`.
+    pub fn start_with(name: &str, configuration: &str, arguments: &[&str]) -> Result<Self> {
+        let scratch = Scratch::new(name)?;
+        for directory in ["pods", "data"] {
+            std::fs::create_dir(scratch.path().join(directory))?;
+        }
+        let mut arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        if !configuration.is_empty() {
+            let file = scratch.path().join("config.yaml");
+            std::fs::write(&file, configuration)?;
+            arguments.extend(["--config".to_owned(), file.display().to_string()]);
+        }
+        let process = spawn(scratch.path(), &arguments)?;
+        Ok(Self { process, scratch, arguments })
+    }
+
+    /// Starts it again on the same directories, after [`stop`](Self::stop) or [`kill`](Self::kill).
+    pub fn start_again(&mut self) -> Result<()> {
+        self.process = spawn(self.scratch.path(), &self.arguments)?;
+        Ok(())
+    }
+
+    /// Asks it to end and waits until it has.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        self.process.signal(libc::SIGTERM)?;
+        self.process.wait(SOON).with_context(|| format!("after SIGTERM:\n{}", self.log()))
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Where manifests are put.
+    pub fn pods_dir(&self) -> PathBuf {
+        self.scratch.path().join("pods")
+    }
+
+    /// Where captures are.
+    pub fn data_dir(&self) -> PathBuf {
+        self.scratch.path().join("data")
+    }
+
+    /// Writes a manifest at once, as a careful editor does: another file, then renamed.
+    pub fn apply(&self, file: &str, manifest: &Value) -> Result<()> {
+        let directory = self.pods_dir();
+        let new = directory.join(format!(".{file}.new"));
+        std::fs::write(&new, serde_json::to_vec_pretty(manifest)?)?;
+        std::fs::rename(new, directory.join(file)).context("renaming a manifest")
+    }
+
+    /// Writes any text as a manifest, in place.
+    pub fn write(&self, file: &str, text: &str) -> Result<()> {
+        std::fs::write(self.pods_dir().join(file), text).context("writing a manifest")
+    }
+
+    /// Removes a manifest.
+    pub fn remove(&self, file: &str) -> Result<()> {
+        std::fs::remove_file(self.pods_dir().join(file)).context("removing a manifest")
+    }
+
+    /// All records.
+    pub fn records(&self) -> Result<Vec<Record>> {
+        Record::all(&self.data_dir())
+    }
+
+    /// Waits until `wanted` finds something in the records. An error shows them, and the end of the log.
+    pub fn wait<T>(
+        &mut self,
+        what: &str,
+        timeout: Duration,
+        mut wanted: impl FnMut(&[Record]) -> Option<T>,
+    ) -> Result<T> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let records = self.records()?;
+            if let Some(found) = wanted(&records) {
+                return Ok(found);
+            }
+            let ended = !self.process.running();
+            if ended || Instant::now() > deadline {
+                let why = if ended { "the agent has ended" } else { "in vain" };
+                let records: Vec<String> = records.iter().map(|record| record.json().to_string()).collect();
+                bail!("waiting for {what}: {why}\nrecords:\n{}\nlog:\n{}", records.join("\n"), self.log());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Waits until the only record of that pod is in one of these states.
+    pub fn wait_pod(&mut self, pod: &str, states: &[&str]) -> Result<Record> {
+        self.wait(&format!("{pod} to be {states:?}"), SOON, |records| {
+            let mut own = records.iter().filter(|record| record.pod() == pod);
+            let first = own.next()?;
+            (own.next().is_none() && states.contains(&first.state())).then(|| first.clone())
+        })
+    }
+
+    /// Waits until the only record of that capture is in one of these states.
+    pub fn wait_capture(&mut self, capture: &str, states: &[&str]) -> Result<Record> {
+        self.wait(&format!("{capture} to be {states:?}"), SOON, |records| {
+            let mut own = records.iter().filter(|record| record.capture() == capture);
+            let first = own.next()?;
+            (own.next().is_none() && states.contains(&first.state())).then(|| first.clone())
+        })
+    }
+
+    /// What it has logged, the last 100 lines.
+    pub fn log(&self) -> String {
+        let text = std::fs::read_to_string(self.scratch.path().join("log")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(100)..].join("\n")
+    }
+}
+
+fn spawn(home: &Path, arguments: &[String]) -> Result<Process> {
+    let log = File::options().create(true).append(true).open(home.join("log"))?;
+    let mut command = Command::new(program("capture-daemon")?);
+    command.arg("run").arg("--pods").arg(home.join("pods")).arg("--data-dir").arg(home.join("data"));
+    command.args(arguments).stdout(log.try_clone()?).stderr(log);
+    Process::start(&mut command)
+}
+
+/// States of a run that is attached.
+pub const ATTACHED: [&str; 2] = ["WaitingForTraffic", "Capturing"];

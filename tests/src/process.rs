@@ -1,0 +1,120 @@
+//! Child processes that end with whoever started them.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+/// A running process, killed when this is dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+}
+
+impl Process {
+    /// Starts it, without input.
+    pub fn start(command: &mut Command) -> Result<Self> {
+        let child = command.stdin(Stdio::null()).spawn();
+        child.map(|child| Self { child }).with_context(|| format!("cannot start {command:?}"))
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Whether it still runs.
+    pub fn running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Sends a signal, for instance `libc::SIGTERM`.
+    pub fn signal(&self, signal: i32) -> Result<()> {
+        let id = i32::try_from(self.child.id())?;
+        // SAFETY: kill takes no pointer; the child was not waited for yet, so the id is still its own.
+        if unsafe { libc::kill(id, signal) } != 0 {
+            return Err(std::io::Error::last_os_error()).context("kill");
+        }
+        Ok(())
+    }
+
+    /// Waits for its end; an error when it is not over in time.
+    pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status);
+            }
+            if Instant::now() > deadline {
+                bail!("process {} still runs after {timeout:?}", self.child.id());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Ends it at once and waits.
+    pub fn kill(&mut self) {
+        // Fails only when it is over already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Runs a program to its end and gives what it printed; what it said on standard error goes into the error.
+pub fn output(command: &mut Command) -> Result<String> {
+    let output =
+        command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {command:?}"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if !output.status.success() {
+        bail!("{command:?}: {}\n{text}{}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(text)
+}
+
+/// Runs a program that reads `input`.
+pub fn feed(command: &mut Command, input: &str) -> Result<()> {
+    use std::io::Write;
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {command:?}"))?;
+    // Closed after this statement; a program that ends early says so by its status.
+    let written = child.stdin.take().context("no pipe")?.write_all(input.as_bytes());
+    let output = child.wait_with_output()?;
+    if !output.status.success() {
+        bail!("{command:?}: {}: {}\nfor:\n{input}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    written.context("writing to a pipe")
+}
+
+/// A program that this workspace built for use: in `PODTAP_BIN_DIR`, else the release build.
+pub fn program(name: &str) -> Result<PathBuf> {
+    let directory = match std::env::var_os("PODTAP_BIN_DIR") {
+        Some(directory) => PathBuf::from(directory),
+        None => target().join("release"),
+    };
+    let path = directory.join(name);
+    if !path.is_file() {
+        bail!("there is no {}: run `cargo xtask build` first", path.display());
+    }
+    Ok(path)
+}
+
+/// Cargo's target directory.
+pub fn target() -> PathBuf {
+    let mut root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    root.pop();
+    match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(directory) => root.join(directory),
+        None => root.join("target"),
+    }
+}
