@@ -1,1 +1,21 @@
-//! Placeholder.
+//! pcap-filter(7) expressions as eBPF.
+//!
+//! libpcap compiles an expression to classic BPF ([`compile()`]), which is translated nearly one to one ([`translate`]) and
+//! spliced into the kernel programs before they are loaded ([`splice()`]). The text is hostile input: the agent asks a
+//! [`Compiler`], which runs libpcap in a child that can do no harm and remembers answers. Knows nothing of Kubernetes.
+
+mod assembler;
+pub mod classic;
+pub mod compile;
+mod error;
+mod filter;
+pub mod insn;
+pub mod splice;
+pub mod text;
+pub mod translate;
+
+pub use classic::{ClassicInsn, ClassicProgram};
+pub use compile::compile;
+pub use error::FilterError;
+pub use filter::Filter;
+pub use splice::{SpliceError, splice};
