@@ -220,15 +220,9 @@ impl ClassicProgram {
         self.0.iter().map(|insn| insn.decode().unwrap_or(Op::ReturnConstant(0)))
     }
 
-    /// As bytes: 8 an instruction, `code`, `jt`, `jf`, `k`, little-endian.
+    /// As bytes, see [`encode`].
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.0.len() * INSTRUCTION_BYTES);
-        for insn in &self.0 {
-            bytes.extend_from_slice(&insn.code.to_le_bytes());
-            bytes.extend_from_slice(&[insn.jt, insn.jf]);
-            bytes.extend_from_slice(&insn.k.to_le_bytes());
-        }
-        bytes
+        encode(&self.0)
     }
 
     /// Reads and checks what [`ClassicProgram::to_bytes`] wrote, believing nothing.
@@ -248,6 +242,17 @@ impl ClassicProgram {
         };
         Self::new(whole.iter().map(read).collect())
     }
+}
+
+/// Instructions as bytes: 8 each, `code`, `jt`, `jf`, `k`, little-endian.
+pub fn encode(instructions: &[ClassicInsn]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(instructions.len() * INSTRUCTION_BYTES);
+    for insn in instructions {
+        bytes.extend_from_slice(&insn.code.to_le_bytes());
+        bytes.extend_from_slice(&[insn.jt, insn.jf]);
+        bytes.extend_from_slice(&insn.k.to_le_bytes());
+    }
+    bytes
 }
 
 fn check_one(index: usize, insn: ClassicInsn, last: usize) -> Result<(), FilterError> {

@@ -13,8 +13,12 @@ use crate::{ClassicProgram, FilterError, text};
 /// # Errors
 /// Any refusal of [`FilterError`].
 pub fn compile(expression: &str) -> Result<ClassicProgram, FilterError> {
-    let program = libpcap(expression)?;
-    ClassicProgram::new(program.get_instructions().iter().map(instruction).collect::<Result<_, _>>()?)
+    ClassicProgram::new(instructions(&libpcap(expression)?)?)
+}
+
+/// libpcap's instructions, not checked.
+pub(crate) fn instructions(program: &BpfProgram) -> Result<Vec<ClassicInsn>, FilterError> {
+    program.get_instructions().iter().map(instruction).collect()
 }
 
 /// libpcap's own program, whose interpreter is what [`crate::Filter`]s are compared with.

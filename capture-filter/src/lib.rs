@@ -7,15 +7,18 @@
 mod assembler;
 pub mod classic;
 pub mod compile;
+pub mod compiler;
 mod error;
 mod filter;
 pub mod insn;
+pub mod sandbox;
 pub mod splice;
 pub mod text;
 pub mod translate;
 
 pub use classic::{ClassicInsn, ClassicProgram};
 pub use compile::compile;
+pub use compiler::{ChildCommand, Compiler, child_main};
 pub use error::FilterError;
 pub use filter::Filter;
 pub use splice::{SpliceError, splice};

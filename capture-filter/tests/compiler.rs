@@ -1,0 +1,207 @@
+//! The compiler with its real child, and with children that misbehave.
+
+use std::process::Command;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use capture_filter::{ChildCommand, Compiler, FilterError, compile};
+
+const CHILD: &str = env!("CARGO_BIN_EXE_compile-filter");
+
+fn compiler() -> Compiler {
+    Compiler::with_child(ChildCommand { program: CHILD.into(), arguments: vec![] }).expect("threads")
+}
+
+/// A compiler whose child is a shell script, with the text on its standard input.
+fn scripted(script: &str) -> Compiler {
+    let arguments = vec!["-c".into(), script.into()];
+    Compiler::with_child(ChildCommand { program: "/bin/sh".into(), arguments }).expect("threads")
+}
+
+fn attempt(what: &str) -> std::process::Output {
+    Command::new(CHILD).arg(what).env_clear().output().expect("the child starts")
+}
+
+#[test]
+fn the_child_gives_what_libpcap_gives_here() {
+    let compiler = compiler();
+    for text in [
+        "",
+        "tcp port 80 or udp port 53",
+        "ip6 and not icmp6",
+        "vlan 7 and host 10.0.0.1",
+        "port http",
+        "len <= 60",
+    ] {
+        let filter = compiler.compile("a", text).expect(text);
+        assert_eq!(filter.expression(), text);
+        assert_eq!(filter.classic(), &compile(text).expect(text), "{text}");
+    }
+}
+
+#[test]
+fn refusals_name_the_part_and_arrive_from_both_sides_of_the_pipe() {
+    let compiler = compiler();
+    let refusal = |text: &str| compiler.compile("a", text).expect_err(text).to_string();
+    assert!(refusal("host www.example.org").contains("`www.example.org` is a name"));
+    assert!(refusal("tcp and inbound").contains("`inbound` is not part of a packet"));
+    assert!(refusal("ip6 protochain 6").contains("`protochain` needs a loop"));
+    assert!(refusal("tcp port port").contains("syntax error"));
+    assert!(refusal("port no-such-service").contains("no-such-service"));
+    assert!(refusal("ether[0xfffff030:1] = 1").contains("0xfffff030"));
+    assert!(refusal("tcp\0").contains("byte 0x00 at offset 3"));
+    let long = format!("{} 1", "ip[0]+".repeat(700));
+    assert!(refusal(&long).contains("4096 are allowed"), "{}", refusal(&long));
+}
+
+#[test]
+fn names_that_reach_the_child_are_looked_up_nowhere() {
+    // What the scan of words lets pass because it cannot know better.
+    let started = Instant::now();
+    for text in ["ip proto no.such.protocol", "type nonesuch", "port nowhere.example.org"] {
+        let error = compiler().compile("a", text).expect_err(text);
+        assert!(error.is_refusal(), "{text}: {error}");
+    }
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_text_is_compiled_once() {
+    let compiler = scripted("cat >/dev/null; sleep 0.2; exit 1");
+    let first = compiler.compile("a", "tcp").expect_err("no answer");
+    assert!(matches!(&first, FilterError::Exhausted { reason } if reason.contains("no answer")), "{first}");
+    let started = Instant::now();
+    assert_eq!(compiler.compile("b", "tcp").expect_err("the same"), first);
+    assert!(started.elapsed() < Duration::from_millis(50), "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_compiler_that_cannot_start_is_no_refusal() {
+    let compiler = Compiler::with_child(ChildCommand { program: "/no/such/file".into(), arguments: vec![] })
+        .expect("threads");
+    let error = compiler.compile("a", "tcp").expect_err("no child");
+    assert!(!error.is_refusal(), "{error}");
+}
+
+#[test]
+fn a_child_that_hangs_is_killed_and_leaves_no_zombie() {
+    let compiler = scripted("exec sleep 30");
+    let started = Instant::now();
+    let error = compiler.compile("a", "tcp").expect_err("no answer");
+    assert!(error.to_string().contains("longer than 2 s"), "{error}");
+    let took = started.elapsed();
+    assert!(took > Duration::from_millis(1900) && took < Duration::from_millis(2600), "{took:?}");
+    assert_eq!(children(), 0);
+}
+
+/// Children of this process that the shell scripts here are, zombies too. The tests share a process, so it waits until
+/// the others' are gone.
+fn children() -> usize {
+    let count = || {
+        std::fs::read_dir("/proc")
+            .expect("procfs")
+            .flatten()
+            .filter(|entry| {
+                let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+                status.contains(&format!("\nPPid:\t{}\n", std::process::id()))
+            })
+            .count()
+    };
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while count() > 0 && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    count()
+}
+
+#[test]
+fn a_child_that_floods_or_lies_is_cut_off() {
+    let flood = scripted("cat >/dev/null; exec cat /dev/zero").compile("a", "tcp").expect_err("no answer");
+    assert!(flood.is_refusal(), "{flood}");
+    // A program that jumps out of itself: kind 0, 8 bytes, `ja +7`.
+    let lie = scripted(r"cat >/dev/null; printf '\0\10\0\0\0\5\0\0\0\7\0\0\0'")
+        .compile("a", "tcp")
+        .expect_err("refused");
+    assert!(matches!(lie, FilterError::Invalid { .. }), "{lie}");
+    let crash = scripted("cat >/dev/null; kill -SEGV $$").compile("a", "tcp").expect_err("no answer");
+    assert!(crash.to_string().contains("crashed (signal 11)"), "{crash}");
+}
+
+/// `ret #1` for any text, but only after long for one that says so.
+const SLOW: &str = r"case $(cat) in *9999*) exec sleep 30;; esac; printf '\0\10\0\0\0\6\0\0\0\1\0\0\0'";
+
+#[test]
+fn a_tenant_with_many_slow_texts_delays_no_other() {
+    let compiler = scripted(SLOW);
+    let (sender, receiver) = mpsc::channel();
+    for number in 0..10 {
+        let sender = sender.clone();
+        compiler.submit("slow", &format!("port 9999 and len > {number}"), move |answer| {
+            sender.send(answer).expect("heard")
+        });
+    }
+    let started = Instant::now();
+    for number in 0..20 {
+        compiler.compile("other", &format!("port {number}")).expect("compiled");
+    }
+    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    assert!(receiver.try_recv().is_err(), "the slow ones take two seconds each");
+    assert!(receiver.recv().expect("the first").is_err());
+}
+
+#[test]
+fn four_children_work_at_once_and_one_a_tenant() {
+    let compiler =
+        Arc::new(scripted("cat >/dev/null; sleep 0.5; printf '\\0\\10\\0\\0\\0\\6\\0\\0\\0\\1\\0\\0\\0'"));
+    let run = |tenants: &[&'static str]| {
+        let started = Instant::now();
+        let threads: Vec<_> = tenants
+            .iter()
+            .enumerate()
+            .map(|(number, &tenant)| {
+                let (compiler, text) =
+                    (compiler.clone(), format!("port {} and len > {number}", tenants.len()));
+                std::thread::spawn(move || compiler.compile(tenant, &text).expect("compiled"))
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| drop(thread.join().expect("no panic")));
+        started.elapsed()
+    };
+    let together = run(&["a", "b", "c", "d"]);
+    assert!(together < Duration::from_millis(950), "{together:?}");
+    let in_turn = run(&["a", "a", "a"]);
+    assert!(in_turn >= Duration::from_millis(1500), "{in_turn:?}");
+}
+
+#[test]
+fn the_sandbox_allows_reading_and_little_else() {
+    for refused in
+        ["socket", "unix-socket", "exec", "write", "append", "thread", "signal", "secret", "memory"]
+    {
+        let output = attempt(refused);
+        assert!(output.stdout.starts_with(b"refused"), "{refused}: {output:?}");
+    }
+    assert_eq!(attempt("services").stdout, b"allowed\n");
+    assert!(!std::path::Path::new("/tmp/never-written").exists());
+}
+
+#[test]
+fn the_sandbox_has_no_capabilities_and_no_way_back() {
+    let output = attempt("status");
+    let status = String::from_utf8(output.stdout).expect("text");
+    for line in ["CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"] {
+        assert!(status.contains(line), "{line}: {status}");
+    }
+    if rustix::process::geteuid().is_root() {
+        assert!(status.contains("Uid:\t65534\t65534\t65534\t65534"), "{status}");
+    }
+}
+
+#[test]
+fn the_sandbox_ends_a_busy_child_after_a_second() {
+    use std::os::unix::process::ExitStatusExt;
+    let started = Instant::now();
+    let output = attempt("spin");
+    assert_eq!(output.status.signal(), Some(24), "SIGXCPU");
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+}
