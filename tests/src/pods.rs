@@ -42,6 +42,11 @@ pub struct Pod {
 /// A pod's interface inside, as a CNI names it.
 pub const INTERFACE: &str = "eth0";
 
+/// Reports of multicast groups are repeated a millisecond later instead of anywhere within a second: they reach all
+/// pods, also those that count what they get.
+const QUIET: &str =
+    "ip link set lo up && echo 1 >/proc/sys/net/ipv6/conf/default/mldv2_unsolicited_report_interval";
+
 /// `$1` is the tag. Links first: a namespace gives its veth back only some time after it was deleted.
 const JANITOR: &str = r#"
 clean() {
@@ -113,7 +118,7 @@ impl Pods {
         }
         ip(&lines)?;
         for pod in new {
-            output(Command::new("ip").args(["-n", &pod.netns, "link", "set", "lo", "up"]))?;
+            output(pod.command("sh").args(["-c", QUIET]))?;
         }
         self.connect_all(new)
     }
@@ -127,6 +132,20 @@ impl Pods {
     /// All pods.
     pub fn all(&self) -> &[Pod] {
         &self.pods
+    }
+
+    /// Tells two pods each other's hardware address, so that they need not ask everybody for it.
+    pub fn introduce(&self, one: &str, other: &str) -> Result<()> {
+        for (pod, peer) in [(one, other), (other, one)] {
+            let (pod, peer) = (self.pod(pod), self.pod(peer));
+            let mac = mac_text(peer.mac);
+            let lines: Vec<String> = [peer.v4.to_string(), peer.v6.to_string()]
+                .iter()
+                .map(|address| format!("neigh add {address} lladdr {mac} dev {INTERFACE}\n"))
+                .collect();
+            feed(Command::new("ip").args(["-n", &pod.netns, "-batch", "-"]), &lines.concat())?;
+        }
+        Ok(())
     }
 
     /// Takes a pod's interface away, as when its sandbox ends.
@@ -144,7 +163,7 @@ impl Pods {
         let mut links = String::new();
         let mut ports = String::new();
         for Pod { netns, host_interface: host, mac, .. } in pods {
-            let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+            let mac = mac_text(*mac);
             writeln!(
                 links,
                 "link add {host} type veth peer name {INTERFACE} address {mac} netns {netns}\n\
@@ -191,6 +210,11 @@ impl Pod {
     pub fn netns_path(&self) -> PathBuf {
         PathBuf::from("/run/netns").join(&self.netns)
     }
+}
+
+/// A hardware address as tools write it.
+pub fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 fn ip(lines: &str) -> Result<()> {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::blocks::Packet;
-use crate::pods::{INTERFACE, Pod};
+use crate::pods::{INTERFACE, Pod, mac_text};
 use crate::process::{Process, program};
 
 /// Bytes before the number: Ethernet, IPv4, UDP.
@@ -54,11 +54,10 @@ impl<'a> Flood<'a> {
 
     /// Begins to send.
     pub fn start(&self) -> Result<Sending> {
-        let mac = |pod: &Pod| pod.mac.map(|byte| format!("{byte:02x}")).join(":");
         let mut command = self.from.command(program("podtap-traffic")?);
         command.args(["send", "--interface", INTERFACE]);
-        command.args(["--from", &self.from.v4.to_string(), "--from-mac", &mac(self.from)]);
-        command.args(["--to", &self.to.v4.to_string(), "--to-mac", &mac(self.to)]);
+        command.args(["--from", &self.from.v4.to_string(), "--from-mac", &mac_text(self.from.mac)]);
+        command.args(["--to", &self.to.v4.to_string(), "--to-mac", &mac_text(self.to.mac)]);
         command.args(["--port", &self.port.to_string(), "--packets", &self.packets.to_string()]);
         command.args(["--frame", &self.frame.to_string()]);
         if let Some(rate) = self.rate {

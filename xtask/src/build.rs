@@ -25,13 +25,10 @@ fn build_with(toolchain: &Toolchain) -> Result<PathBuf> {
 
 /// Compiles the agent with the kernel programs in it, and the helper programs of tests and benchmarks.
 pub(crate) fn agent() -> Result<PathBuf> {
-    let object = kernel_programs()?;
+    // The agent's build finds it where this leaves it.
+    kernel_programs()?;
     let mut build = Command::new(cargo());
     build.args(["build", "--release", "--package", "capture-daemon", "--package", "podtap-tests", "--bins"]);
-    // Named only when it is not where the agent's build looks anyway: a changed variable means building again.
-    if target() != root().join("target") {
-        build.env("PODTAP_EBPF_OBJECT", &object);
-    }
     run(build.current_dir(root()))?;
     let program = target().join("release/capture-daemon");
     if !program.is_file() {

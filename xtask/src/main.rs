@@ -2,6 +2,7 @@
 
 mod build;
 mod command;
+mod demo;
 mod lint;
 mod setup;
 mod test;
@@ -28,6 +29,8 @@ enum Verb {
     BuildEbpf,
     /// Build the agent with the kernel programs in it (release)
     Build,
+    /// Capture two of three pods that talk to each other, and show what came of it
+    Demo(demo::Options),
     /// Check format, lints, documentation, dependencies and licences
     Lint,
     /// Run the tests, all of them without a flag; the last line is the total
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
                 println!("{}", path.display());
             })
         }
+        Verb::Demo(options) => demo::run(&options),
         Verb::Lint => lint::run_all(),
         Verb::Test(selection) => test::run(&selection),
     };

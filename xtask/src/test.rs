@@ -8,7 +8,7 @@ use clap::Args;
 
 use crate::build;
 use crate::setup::{self, Purpose, is_root};
-use crate::workspace::{cargo, root, target};
+use crate::workspace::{cargo, root};
 
 /// Which tests; all of them when none is named.
 #[derive(Args)]
@@ -83,9 +83,6 @@ pub(crate) fn run(selection: &Selection) -> Result<()> {
 fn cargo_test(packages: &[&str], name: Option<&str>, harness: &[&str]) -> Result<Total> {
     let mut command = Command::new(cargo());
     command.args(["test", "--no-fail-fast"]).args(packages).args(name).arg("--").args(harness);
-    if target() != root().join("target") {
-        command.env("PODTAP_EBPF_OBJECT", target().join("bpfel-unknown-none/release/capture-ebpf"));
-    }
     let mut child =
         command.current_dir(root()).stdout(Stdio::piped()).spawn().context("cannot start cargo test")?;
     let mut total = Total::default();
