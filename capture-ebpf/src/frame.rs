@@ -1,5 +1,7 @@
 //! A packet as the wire had it: its length and bytes with the VLAN tag, which the kernel keeps beside the packet.
 
+use core::arch::asm;
+
 use aya_ebpf::{bindings::__sk_buff, helpers::generated::bpf_skb_load_bytes};
 
 /// Both MAC addresses: the tag stands behind them.
@@ -36,35 +38,50 @@ impl Frame {
         bytes + self.tag_length
     }
 
-    /// Copies the frame's first `length` bytes, at least 1. False if the packet is shorter.
+    /// Copies the frame's first `length` bytes: 1 to `MOST`. False if the packet is shorter.
     #[inline(always)]
-    pub(crate) unsafe fn copy(self, to: *mut u8, length: u32) -> bool {
+    pub(crate) unsafe fn copy<const MOST: u32>(self, to: *mut u8, length: u64) -> bool {
         // SAFETY: the caller vouches for `length` bytes of room, and for 16 in any case.
         unsafe {
-            if self.tag_length == 0 || length <= ADDRESSES {
-                return load(self.skb, 0, to, length);
+            if self.tag_length == 0 || length <= u64::from(ADDRESSES) {
+                return load(self.skb, 0, to, length as u32);
             }
             if !load(self.skb, 0, to, ADDRESSES) {
                 return false;
             }
-            self.write_tag(to.add(ADDRESSES as usize), length - ADDRESSES);
-            length <= ADDRESSES + TAG
-                || load(self.skb, ADDRESSES, to.add((ADDRESSES + TAG) as usize), length - ADDRESSES - TAG)
+            self.write_tag(to.add(ADDRESSES as usize), length - u64::from(ADDRESSES));
+            let last = opaque(length.wrapping_sub(u64::from(ADDRESSES + TAG) + 1));
+            if last >= u64::from(MOST - ADDRESSES - TAG) {
+                // Below zero: nothing is left.
+                return true;
+            }
+            load(self.skb, ADDRESSES, to.add((ADDRESSES + TAG) as usize), last as u32 + 1)
         }
     }
 
     /// Writes 4 bytes, of which those beyond `length` are zero.
     #[inline(always)]
-    unsafe fn write_tag(self, to: *mut u8, length: u32) {
+    unsafe fn write_tag(self, to: *mut u8, length: u64) {
         // SAFETY: the caller vouches for 4 bytes of room.
         unsafe {
             let protocol = (*self.skb).vlan_proto as u16;
             let control = ((*self.skb).vlan_tci as u16).to_be();
             let bytes = u32::from(protocol) | u32::from(control) << 16;
-            let kept = if length >= TAG { u32::MAX } else { (1 << (8 * length)) - 1 };
+            let kept = if length >= u64::from(TAG) { u32::MAX } else { (1 << (8 * length)) - 1 };
             to.cast::<u32>().write_unaligned(bytes & kept);
         }
     }
+}
+
+/// The same number, but the compiler does not know where it comes from. A number that was bounded by a comparison
+/// keeps its bound in the eyes of all verifiers only if exactly this number is compared and used: in
+/// `opaque(length - 1) < limit`, the compiler cannot compare `length` instead.
+#[inline(always)]
+pub(crate) fn opaque(number: u64) -> u64 {
+    let mut same = number;
+    // SAFETY: no effect. Not empty, since that breaks BTF's line information.
+    unsafe { asm!("{0} = {0}", inout(reg) same, options(pure, nomem, nostack)) };
+    same
 }
 
 /// Copies bytes of a packet, wherever the kernel has them. Changes nothing in it.

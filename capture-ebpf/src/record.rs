@@ -1,14 +1,12 @@
 //! A ring record: a finished pcapng block (draft-ietf-opsawg-pcapng, section 4.3).
 
-use core::arch::asm;
-
 use capture_common::{
-    BLOCK_OVERHEAD, CLASSES, DATA_OFFSET, Direction, EPB_TYPE, FLAG_INBOUND, FLAG_OUTBOUND, padded,
+    BLOCK_OVERHEAD, CLASSES, DATA_OFFSET, Direction, EPB_TYPE, FLAG_INBOUND, FLAG_OUTBOUND,
 };
 
 use crate::{
     clock::boot_ns,
-    frame::Frame,
+    frame::{Frame, opaque},
     maps::{RING, setting},
 };
 
@@ -43,14 +41,10 @@ impl Block {
     /// Puts the block into the ring, in the smallest record that holds it. False if there is no room.
     #[inline(always)]
     pub(crate) unsafe fn emit(self) -> bool {
-        let mut last = self.captured.wrapping_sub(1);
-        // Hides where `last` comes from: the compiler would otherwise compare `captured`, and verifiers before 6.18
-        // lose the bound.
-        // SAFETY: no effect.
-        unsafe { asm!("{0} = {0}", inout(reg) last) };
+        let last = opaque(u64::from(self.captured).wrapping_sub(1));
         macro_rules! smallest {
             ($($class:literal)*) => {
-                $(if last < room(CLASSES[$class]) {
+                $(if last < u64::from(room(CLASSES[$class])) {
                     // SAFETY: there is room for `last + 1` bytes.
                     return unsafe { self.fill::<{ CLASSES[$class] }>(last + 1) };
                 })*
@@ -61,21 +55,22 @@ impl Block {
     }
 
     #[inline(always)]
-    unsafe fn fill<const CLASS: u32>(self, captured: u32) -> bool {
+    unsafe fn fill<const CLASS: u32>(self, captured: u64) -> bool {
         // The verifier wants the size as a constant.
         let Some(mut record) = RING.reserve_bytes((CLASS + ROUNDING) as usize, 0) else {
             return false;
         };
         let filled = {
             let block = record.as_mut_ptr();
-            let padded = padded(captured);
+            // As `capture_common::padded`, in the width that the verifier follows.
+            let padded = (captured + 3) & !3;
             // SAFETY: `captured` is at least 1 and padded at most `CLASS - BLOCK_OVERHEAD`.
             unsafe {
                 let data = block.add(DATA_OFFSET as usize);
                 // The last word first: what the packet does not cover stays zero.
                 data.add(padded as usize - 4).cast::<u32>().write(0);
-                if self.frame.copy(data, captured) {
-                    self.write_around(block, captured, padded);
+                if self.frame.copy::<CLASS>(data, captured) {
+                    self.write_around(block, captured as u32, padded as u32);
                     true
                 } else {
                     false
@@ -122,7 +117,8 @@ impl Block {
     #[inline(always)]
     fn wakeup(self) -> u64 {
         let after = self.bytes_before + u64::from(self.wire_length);
-        if (self.bytes_before ^ after) >> WAKEUP_CHECK != 0 && RING.query(AVAILABLE) >= setting!(wakeup_bytes) {
+        if (self.bytes_before ^ after) >> WAKEUP_CHECK != 0 && RING.query(AVAILABLE) >= setting!(wakeup_bytes)
+        {
             FORCE_WAKEUP
         } else {
             NO_WAKEUP

@@ -16,7 +16,8 @@ use crate::{
 /// here.
 #[inline(always)]
 pub(crate) fn packet(skb: *mut __sk_buff, direction: Direction) {
-    let (Some(control), Some(counters)) = (CONTROL.get_ptr_mut(0), COUNTERS.get_ptr_mut(direction as u32)) else {
+    let (Some(control), Some(counters)) = (CONTROL.get_ptr_mut(0), COUNTERS.get_ptr_mut(direction as u32))
+    else {
         return;
     };
     // SAFETY: `skb` is the program's context; `control` and `counters` point into maps that live as long as the
