@@ -13,6 +13,7 @@ pub mod names;
 mod packet_capture;
 mod pod_capture;
 mod refusal;
+mod selection;
 mod settings;
 pub mod strict;
 
@@ -29,6 +30,7 @@ pub use pod_capture::{
     DirectionStatus, Drops, FileStatus, PodCapture, PodCaptureSpec, PodCaptureStatus, RequestKind, RunState,
 };
 pub use refusal::{Refusal, reasons};
+pub use selection::Selection;
 pub use settings::{Limits, MAX_SNAP_LENGTH, Output, Rate, Rotation, Settings, Window};
 
 /// Group and version of podtap's objects.

@@ -1,9 +1,15 @@
 //! Where requests come from: what is wanted of this node, as whole runs, whoever asked for them and how.
 //!
-//! A source of objects (today the manifest directory) keeps the pods and captures it knows, `desired` joins them
-//! into wanted runs, and `changes` tells the session engine what is new, different or gone. Nothing here knows
+//! A source of objects (today the manifest directory) keeps the pods and captures it knows, [`desired`] joins them
+//! into wanted runs, and [`changes`] tells the session engine what is new, different or gone. Nothing here knows
 //! interfaces' state, files or packets.
 
+pub mod changes;
+pub mod desired;
+pub mod manifests;
+pub mod status_dir;
+#[cfg(test)]
+pub(crate) mod test_dir;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -1,0 +1,501 @@
+//! From a manifest's text to pods and captures.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use capture_api::strict::{self, FieldError, Problem};
+use capture_api::{API_VERSION, PacketCaptureSpec, Refusal, Selection, keys, names, reasons};
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Map, Value};
+
+use crate::requests::desired::{CaptureObject, PodObject};
+use crate::requests::{Interface, PodRef};
+
+/// How a file's text is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// YAML 1.2, many documents.
+    Yaml,
+    /// JSON, many values.
+    Json,
+}
+
+/// What a file holds.
+#[derive(Debug, Default)]
+pub struct Manifest {
+    /// Its pods.
+    pub pods: Vec<PodObject>,
+    /// Its captures.
+    pub captures: Vec<CaptureObject>,
+    /// What cannot be attributed to a record, one sentence each.
+    pub complaints: Vec<String>,
+}
+
+/// Reads a manifest. What is wrong with one object is kept with the object where it can be told whose it is.
+///
+/// # Errors
+/// The text is no YAML (or JSON) as a whole, perhaps because it is half-written; says where.
+pub fn parse(text: &str, format: Format) -> Result<Manifest, String> {
+    let documents: Vec<Value> = match format {
+        Format::Json => serde_json::Deserializer::from_str(text)
+            .into_iter()
+            .collect::<Result<_, _>>()
+            .map_err(|error| error.to_string())?,
+        Format::Yaml => {
+            let options = serde_saphyr::options! { with_snippet: false, strict_booleans: true };
+            serde_saphyr::from_multiple_with_options(text, options).map_err(|error| error.to_string())?
+        }
+    };
+    let mut manifest = Manifest::default();
+    for document in documents {
+        manifest.add(document, true);
+    }
+    Ok(manifest)
+}
+
+impl Manifest {
+    /// Whether it holds nothing at all, not even something to complain of.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pods.is_empty() && self.captures.is_empty() && self.complaints.is_empty()
+    }
+
+    fn add(&mut self, document: Value, lists: bool) {
+        let Value::Object(mut fields) = document else {
+            if !document.is_null() {
+                self.complaints.push(format!("holds {}, which is no object", shown(&document)));
+            }
+            return;
+        };
+        let text = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let (api_version, kind) = (text("apiVersion"), text("kind"));
+        if lists && kind.ends_with("List") {
+            if let Some(Value::Array(items)) = fields.remove("items") {
+                items.into_iter().for_each(|item| self.add(item, false));
+                return;
+            }
+        }
+        let identity = match Identity::of(&kind, &fields) {
+            Ok(identity) => identity,
+            Err(complaint) => return self.complaints.push(complaint),
+        };
+        let what = format!("{kind} {}/{}", identity.namespace, identity.name);
+        match (api_version.as_str(), kind.as_str()) {
+            ("v1", "Pod") => self.pods.push(pod(identity, fields)),
+            (API_VERSION, "PacketCapture") => match capture(identity, fields) {
+                Ok(capture) => self.captures.push(capture),
+                Err(refusal) => self.complaints.push(format!("{what}: {refusal}")),
+            },
+            (other, "Pod" | "PacketCapture") => {
+                let expected = if kind == "Pod" { "v1" } else { API_VERSION };
+                self.complaints.push(format!("{what}: apiVersion is \"{other}\"; write {expected}"));
+            }
+            _ => self.complaints.push(format!("{what}: only Pod and PacketCapture manifests are read")),
+        }
+    }
+}
+
+/// Whose object it is.
+struct Identity {
+    namespace: String,
+    name: String,
+    uid: String,
+}
+
+impl Identity {
+    fn of(kind: &str, object: &Map<String, Value>) -> Result<Self, String> {
+        if kind.is_empty() {
+            return Err("holds an object without a kind; write kind: Pod or kind: PacketCapture".to_owned());
+        }
+        let metadata = object.get("metadata").and_then(Value::as_object);
+        let field =
+            |name: &str| metadata.and_then(|metadata| metadata.get(name)).filter(|value| !value.is_null());
+        let Some(name) = field("name") else {
+            return Err(format!("holds a {kind} without metadata.name"));
+        };
+        let Some(name) = name.as_str().filter(|name| names::is_subdomain(name)) else {
+            return Err(format!(
+                "holds a {kind} whose metadata.name {} is no name: write at most 253 lower-case letters, digits, \
+                 - and .",
+                shown(name)
+            ));
+        };
+        let namespace = match field("namespace") {
+            None => "default",
+            Some(value) => value.as_str().filter(|namespace| names::is_dns_label(namespace)).ok_or_else(|| {
+                format!(
+                    "{kind} {name}: metadata.namespace {} is no namespace: write at most 63 lower-case letters, \
+                     digits and -",
+                    shown(value)
+                )
+            })?,
+        };
+        let uid = match field("uid") {
+            None => names::derived_uid(kind, namespace, name),
+            Some(value) => value
+                .as_str()
+                .filter(|uid| {
+                    (1..=128).contains(&uid.len()) && uid.bytes().all(|byte| byte.is_ascii_graphic())
+                })
+                .ok_or_else(|| {
+                    format!(
+                        "{kind} {namespace}/{name}: metadata.uid {} is no UID; leave it out",
+                        shown(value)
+                    )
+                })?
+                .to_owned(),
+        };
+        Ok(Self { namespace: namespace.to_owned(), name: name.to_owned(), uid })
+    }
+}
+
+fn pod(identity: Identity, mut fields: Map<String, Value>) -> PodObject {
+    let mut problem = None;
+    let labels = texts(&mut fields, "labels", &mut problem);
+    let annotations = texts(&mut fields, "annotations", &mut problem);
+    let mut addresses = Vec::new();
+    match serde_json::from_value::<Pod>(Value::Object(fields)) {
+        Ok(pod) => {
+            if pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true) {
+                problem.get_or_insert(Refusal::new(
+                    reasons::HOST_NETWORK,
+                    "The pod uses the node's own network (spec.hostNetwork), which holds everybody's packets; it \
+                     cannot be captured.",
+                ));
+            }
+            addresses = addresses_of(&pod);
+        }
+        Err(error) => {
+            problem.get_or_insert(Refusal::new(
+                reasons::INVALID_VALUE,
+                format!("The pod cannot be read: {error}."),
+            ));
+        }
+    }
+    let interface = interface(&annotations).unwrap_or_else(|refusal| {
+        problem.get_or_insert(refusal);
+        Interface::Unnamed
+    });
+    let Identity { namespace, name, uid } = identity;
+    let pod = PodRef { namespace, name, uid, labels, addresses, interface };
+    PodObject { pod, annotations, problem, notes: Vec::new() }
+}
+
+/// Labels or annotations. Values that are no texts are what everybody forgets to quote: they are read and refused.
+fn texts(
+    fields: &mut Map<String, Value>,
+    which: &str,
+    problem: &mut Option<Refusal>,
+) -> BTreeMap<String, String> {
+    let refuse = |problem: &mut Option<Refusal>, message| {
+        problem.get_or_insert(Refusal::new(reasons::INVALID_VALUE, message));
+    };
+    let Some(metadata) = fields.get_mut("metadata").and_then(Value::as_object_mut) else {
+        return BTreeMap::new();
+    };
+    let values = match metadata.get_mut(which) {
+        None | Some(Value::Null) => return BTreeMap::new(),
+        Some(Value::Object(values)) => values,
+        Some(other) => {
+            refuse(problem, format!("metadata.{which} is {}; write `key: \"value\"` lines.", shown(other)));
+            metadata.remove(which);
+            return BTreeMap::new();
+        }
+    };
+    let mut all = BTreeMap::new();
+    for (key, value) in values {
+        let text = match value {
+            Value::String(text) => text.clone(),
+            Value::Bool(_) | Value::Number(_) => {
+                let text = value.to_string();
+                let message = format!("metadata.{which}: {key} is no text; write \"{text}\" in quotes.");
+                refuse(problem, message);
+                text
+            }
+            _ => {
+                refuse(problem, format!("metadata.{which}: {key} is {}, not a text.", shown(value)));
+                String::new()
+            }
+        };
+        *value = Value::String(text.clone());
+        all.insert(key.clone(), text);
+    }
+    all
+}
+
+fn addresses_of(pod: &Pod) -> Vec<IpAddr> {
+    let Some(status) = &pod.status else { return Vec::new() };
+    let listed = status.pod_ips.iter().flatten().map(|address| address.ip.as_str());
+    let mut addresses: Vec<IpAddr> =
+        listed.chain(status.pod_ip.as_deref()).filter_map(|address| address.parse().ok()).collect();
+    addresses.sort();
+    addresses.dedup();
+    addresses
+}
+
+/// Where the manifest says that the pod's traffic passes.
+fn interface(annotations: &BTreeMap<String, String>) -> Result<Interface, Refusal> {
+    let refuse = |message: String| Err(Refusal::new(reasons::INVALID_INTERFACE, message));
+    match (annotations.get(keys::INTERFACE), annotations.get(keys::NETNS)) {
+        (Some(_), Some(_)) => refuse(format!(
+            "Annotations {} and {} are both set; leave one of them out.",
+            keys::INTERFACE,
+            keys::NETNS
+        )),
+        (None, None) => refuse(format!(
+            "Where does the pod's traffic pass? Write the annotation {} (the host's end of its interface) or {} (the \
+             path of its network namespace).",
+            keys::INTERFACE,
+            keys::NETNS
+        )),
+        (Some(name), None) if is_interface_name(name) => Ok(Interface::Host(name.clone())),
+        (Some(name), None) => refuse(format!(
+            "annotation {}: {name:?} is no interface's name; write one that `ip link` shows.",
+            keys::INTERFACE
+        )),
+        (None, Some(path)) if path.starts_with('/') && !path.contains('\0') => {
+            Ok(Interface::Netns(PathBuf::from(path)))
+        }
+        (None, Some(path)) => refuse(format!(
+            "annotation {}: {path:?} is no absolute path; write one such as /run/netns/NAME.",
+            keys::NETNS
+        )),
+    }
+}
+
+/// The kernel's own rule (`dev_valid_name`, net/core/dev.c).
+fn is_interface_name(name: &str) -> bool {
+    (1..16).contains(&name.len())
+        && !matches!(name, "." | "..")
+        && !name.bytes().any(|byte| byte == b'/' || byte == b':' || byte == 0 || byte.is_ascii_whitespace())
+}
+
+/// An error is one that cannot be attributed to pods.
+fn capture(identity: Identity, mut fields: Map<String, Value>) -> Result<CaptureObject, Refusal> {
+    const KNOWN: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
+    let mut problem = fields.keys().find(|key| !KNOWN.contains(&key.as_str())).map(|key| {
+        let nearest = strict::nearest(key, KNOWN).map(str::to_owned);
+        let known = KNOWN.map(str::to_owned).to_vec();
+        FieldError { path: key.clone(), problem: Problem::Unknown { nearest, known } }
+    });
+    let spec = fields.remove("spec").unwrap_or_else(|| Value::Object(Map::new()));
+    if let Err(error) = strict::check::<PacketCaptureSpec>(&spec, "spec") {
+        let concerns_pods = !spec.is_object()
+            || ["spec.podSelector", "spec.podNames"].iter().any(|field| error.path.starts_with(field));
+        if concerns_pods {
+            return Err(refusal(&error));
+        }
+        problem.get_or_insert(error);
+    }
+    // Whatever is wrong with other fields, the pods that are meant can be told.
+    let pods: Map<String, Value> = ["podSelector", "podNames"]
+        .into_iter()
+        .filter_map(|name| Some((name.to_owned(), spec.get(name).filter(|value| !value.is_null())?.clone())))
+        .collect();
+    let unreadable = |error: serde_json::Error| {
+        Refusal::new(reasons::INVALID_VALUE, format!("The capture cannot be read: {error}."))
+    };
+    let pods: PacketCaptureSpec = serde_json::from_value(Value::Object(pods)).map_err(unreadable)?;
+    let selection: Selection = pods.selection()?;
+    let spec = match problem {
+        Some(problem) => Err(refusal(&problem)),
+        None => serde_json::from_value(without_nulls(spec)).map_err(unreadable),
+    };
+    let Identity { namespace, name, uid } = identity;
+    Ok(CaptureObject { namespace, name, uid, selection, spec, notes: Vec::new() })
+}
+
+/// `field:` with nothing behind it is absent, as Kubernetes takes it.
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => fields
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(name, value)| (name, without_nulls(value)))
+            .collect(),
+        other => other,
+    }
+}
+
+fn refusal(error: &FieldError) -> Refusal {
+    let reason = match error.problem {
+        Problem::Unknown { .. } => reasons::UNKNOWN_FIELD,
+        _ => reasons::INVALID_VALUE,
+    };
+    let text = error.to_string();
+    let end = if text.ends_with('?') { "" } else { "." };
+    Refusal::new(reason, format!("{}{}{end}", text[..1].to_uppercase(), &text[1..]))
+}
+
+/// A value in a message: as JSON, not too long.
+fn shown(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn yaml(text: &str) -> Manifest {
+        parse(text, Format::Yaml).unwrap()
+    }
+
+    fn only_pod(text: &str) -> PodObject {
+        let manifest = yaml(text);
+        assert!(manifest.complaints.is_empty() && manifest.pods.len() == 1, "{manifest:?}");
+        manifest.pods.into_iter().next().unwrap()
+    }
+
+    fn problem(text: &str) -> String {
+        only_pod(text).problem.expect("a problem").message
+    }
+
+    const POD: &str = "apiVersion: v1
+kind: Pod
+metadata:
+  name: web
+  labels: {podtap.dev/capture: \"true\", app: web}
+  annotations: {podtap.dev/interface: veth0, other.dev/x: y}
+spec: {containers: [{name: web, image: web}]}
+status: {podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}, {ip: \"fd00::1\"}]}
+";
+
+    #[test]
+    fn a_pod_is_read() {
+        let pod = only_pod(POD);
+        assert_eq!((pod.pod.namespace.as_str(), pod.pod.name.as_str()), ("default", "web"));
+        assert_eq!(pod.pod.uid, names::derived_uid("Pod", "default", "web"));
+        assert_eq!(pod.pod.labels["app"], "web");
+        assert_eq!(pod.annotations["other.dev/x"], "y");
+        assert_eq!(pod.pod.interface, Interface::Host("veth0".into()));
+        assert_eq!(pod.pod.addresses, ["10.0.0.1".parse::<IpAddr>().unwrap(), "fd00::1".parse().unwrap()]);
+        assert_eq!(pod.problem, None);
+    }
+
+    #[test]
+    fn many_documents_lists_and_json_are_read() {
+        let capture = "apiVersion: podtap.dev/v1alpha1
+kind: PacketCapture
+metadata: {name: all, namespace: team-a, uid: abc}
+spec: {podSelector: {}, limits: {packets: 1k}, filter: }
+";
+        let manifest = yaml(&format!("---\n{POD}---\n# nothing\n---\n{capture}"));
+        assert_eq!((manifest.pods.len(), manifest.captures.len(), manifest.complaints.len()), (1, 1, 0));
+        let read = &manifest.captures[0];
+        assert_eq!(
+            (read.namespace.as_str(), read.name.as_str(), read.uid.as_str()),
+            ("team-a", "all", "abc")
+        );
+        let spec = read.spec.as_ref().unwrap();
+        assert_eq!(spec.limits.as_ref().unwrap().packets, Some("1k".into()));
+        assert_eq!(spec.filter, None);
+
+        let list = r#"{"apiVersion":"v1","kind":"List","items":[
+            {"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","annotations":{"podtap.dev/netns":"/run/netns/a"}}}]}
+            {"apiVersion":"v1","kind":"Pod","metadata":{"name":"b"}}"#;
+        let manifest = parse(list, Format::Json).unwrap();
+        let names: Vec<_> = manifest.pods.iter().map(|pod| pod.pod.name.as_str()).collect();
+        assert_eq!(names, ["a", "b"]);
+        assert_eq!(manifest.pods[0].pod.interface, Interface::Netns("/run/netns/a".into()));
+    }
+
+    #[test]
+    fn what_should_have_been_quoted_is_said() {
+        let unquoted = POD.replace("\"true\"", "true");
+        assert_eq!(
+            problem(&unquoted),
+            "metadata.labels: podtap.dev/capture is no text; write \"true\" in quotes."
+        );
+        // It is still known that the pod should be captured, so that the refusal has a record.
+        assert_eq!(only_pod(&unquoted).pod.labels["podtap.dev/capture"], "true");
+        assert_eq!(
+            problem(&POD.replace("other.dev/x: y", "podtap.dev/max-packets: 100")),
+            "metadata.annotations: podtap.dev/max-packets is no text; write \"100\" in quotes."
+        );
+    }
+
+    #[test]
+    fn a_pod_that_cannot_be_captured_says_why() {
+        let shared = problem(&POD.replace("{containers", "{hostNetwork: true, containers"));
+        assert!(shared.contains("node's own network"), "{shared}");
+        assert!(
+            problem(&POD.replace("spec: {containers: [{name: web, image: web}]}", "spec: no"))
+                .contains("read")
+        );
+        let place = |text: &str| problem(&POD.replace("podtap.dev/interface: veth0", text));
+        assert!(place("a: b").contains("podtap.dev/netns"));
+        assert!(place("podtap.dev/interface: veth0, podtap.dev/netns: /x").contains("both set"));
+        assert!(place("podtap.dev/netns: x/y").contains("no absolute path"));
+        for name in ["\"\"", "..", "a/b", "a b", "veth0123456789ab", "\"a:b\""] {
+            let message = place(&format!("podtap.dev/interface: {name}"));
+            assert!(message.contains("no interface's name"), "{message}");
+        }
+    }
+
+    #[test]
+    fn what_belongs_to_nobody_is_complained_of() {
+        let complaint = |text: &str| {
+            let manifest = yaml(text);
+            assert!(manifest.pods.is_empty() && manifest.captures.is_empty());
+            manifest.complaints.join(";")
+        };
+        assert!(complaint("just text").contains("\"just text\", which is no object"));
+        assert!(complaint("metadata: {name: x}").contains("without a kind"));
+        assert!(complaint("{apiVersion: v1, kind: Pod}").contains("without metadata.name"));
+        for name in ["../x", "/etc", "A", "\"\"", "12", "\"a\\0b\""] {
+            let text = complaint(&format!("{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}}}"));
+            assert!(text.contains("is no name"), "{text}");
+        }
+        let text = complaint("{apiVersion: v1, kind: Pod, metadata: {name: x, namespace: ../y}}");
+        assert!(text.contains("\"../y\" is no namespace"), "{text}");
+        let text = complaint("{apiVersion: v1, kind: Service, metadata: {name: x}}");
+        assert!(text.contains("Service default/x"), "{text}");
+        let text = complaint("{apiVersion: podtap.dev/v1, kind: PacketCapture, metadata: {name: x}}");
+        assert!(text.contains("write podtap.dev/v1alpha1"), "{text}");
+    }
+
+    fn captured(spec: &str) -> Manifest {
+        yaml(&format!(
+            "{{apiVersion: {API_VERSION}, kind: PacketCapture, metadata: {{name: c}}, spec: {spec}}}"
+        ))
+    }
+
+    #[test]
+    fn a_bad_field_refuses_the_capture_and_a_bad_selector_leaves_nobody_to_tell() {
+        let manifest = captured("{podNames: [a], durration: 1m}");
+        let refusal = manifest.captures[0].spec.as_ref().unwrap_err();
+        assert_eq!(refusal.reason, reasons::UNKNOWN_FIELD);
+        assert_eq!(refusal.message, "There is no field spec.durration: did you mean spec.duration?");
+        assert!(manifest.captures[0].selection.selects("a", &BTreeMap::new()));
+
+        for spec in ["{podSelector: {matchLabel: {}}}", "{podNames: a}", "{filter: tcp}", "[]"] {
+            let manifest = captured(spec);
+            assert!(manifest.captures.is_empty(), "{spec}");
+            assert!(manifest.complaints[0].starts_with("PacketCapture default/c: "), "{manifest:?}");
+        }
+        let top = yaml(&format!(
+            "{{apiVersion: {API_VERSION}, kind: PacketCapture, metadata: {{name: c}}, spec: {{podSelector: {{}}}}, sepc: 1}}"
+        ));
+        let refusal = top.captures[0].spec.as_ref().unwrap_err();
+        assert_eq!(refusal.message, "There is no field sepc: did you mean spec?");
+    }
+
+    #[test]
+    fn half_a_manifest_is_an_error_that_says_where() {
+        let error = parse("kind: Pod\nmetadata: {name: we", Format::Yaml).unwrap_err();
+        assert!(error.contains("line 2") && !error.contains('\n'), "{error}");
+        assert!(parse("{\"kind\": \"Po", Format::Json).is_err());
+        assert!(parse(&"[".repeat(100_000), Format::Yaml).is_err());
+        assert!(parse(&"[".repeat(100_000), Format::Json).is_err());
+        let laughs = (1..30).fold("a0: &a0 [x]\n".to_owned(), |text, n| {
+            let alias = format!("*a{}", n - 1);
+            format!("{text}a{n}: &a{n} [{}]\n", [alias.as_str(); 10].join(", "))
+        });
+        assert!(parse(&laughs, Format::Yaml).is_err());
+    }
+}
