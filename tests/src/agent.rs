@@ -141,6 +141,11 @@ impl Agent {
         })
     }
 
+    /// The directory that holds all the others, and nothing else.
+    pub fn home(&self) -> &Path {
+        self.scratch.path()
+    }
+
     /// What it has logged, the last 100 lines.
     pub fn log(&self) -> String {
         let text = std::fs::read_to_string(self.scratch.path().join("log")).unwrap_or_default();

@@ -4,6 +4,7 @@
 //! Everything here is seen from outside: nothing of the agent's crates is used, so what holds here holds for a user.
 
 pub mod agent;
+pub mod attached;
 pub mod blocks;
 pub mod manifest;
 pub mod pods;

@@ -158,7 +158,16 @@ impl Pods {
         self.connect_all(std::slice::from_ref(pod))
     }
 
+    /// As [`connect`](Self::connect), with that index on the host's side.
+    pub fn connect_as(&self, pod: &Pod, index: u32) -> Result<()> {
+        self.connect_with(std::slice::from_ref(pod), &format!("index {index}"))
+    }
+
     fn connect_all(&self, pods: &[Pod]) -> Result<()> {
+        self.connect_with(pods, "")
+    }
+
+    fn connect_with(&self, pods: &[Pod], options: &str) -> Result<()> {
         let bridge = self.bridge();
         let mut links = String::new();
         let mut ports = String::new();
@@ -166,7 +175,7 @@ impl Pods {
             let mac = mac_text(*mac);
             writeln!(
                 links,
-                "link add {host} type veth peer name {INTERFACE} address {mac} netns {netns}\n\
+                "link add {host} {options} type veth peer name {INTERFACE} address {mac} netns {netns}\n\
                  link set {host} addrgenmode none master {bridge} up"
             )?;
             // Without this, a first packet to a pod not heard of yet would reach all of them.

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use crate::blocks::{self, Blocks};
+use crate::traffic;
+
 /// One record.
 #[derive(Clone, Debug)]
 pub struct Record {
@@ -153,6 +156,16 @@ impl Record {
     /// Directory of the run.
     pub fn directory(&self) -> PathBuf {
         self.data_dir.join(self.namespace()).join(self.name())
+    }
+
+    /// Reads all its files, strictly.
+    pub fn read(&self) -> Result<Vec<Blocks>> {
+        self.files().iter().map(|file| blocks::read(file)).collect()
+    }
+
+    /// The numbers of the packets to that port in all its files, in their order.
+    pub fn numbers(&self, port: u16) -> Result<Vec<u64>> {
+        Ok(self.read()?.iter().flat_map(|file| traffic::numbers(&file.packets, port)).collect())
     }
 
     /// Whether the run is over.

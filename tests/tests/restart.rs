@@ -1,0 +1,96 @@
+//! An agent that ends and begins again.
+
+use std::process::Command;
+use std::time::Duration;
+
+use podtap_tests::agent::{ATTACHED, Agent, SOON};
+use podtap_tests::attached::Attached;
+use podtap_tests::manifest::{labelled, pod};
+use podtap_tests::pods::Pods;
+use podtap_tests::process::program;
+use podtap_tests::tools::agree;
+use podtap_tests::traffic::{Flood, sink};
+
+#[test]
+#[ignore = "needs root: cargo xtask test --kernel"]
+fn unfinished_runs_go_on_and_finished_ones_do_not() {
+    let pods = Pods::with(&["a", "b", "c"]).unwrap();
+    let (a, b, c) = (pods.pod("a"), pods.pod("b"), pods.pod("c"));
+    let _sink = sink(b, 9000).unwrap();
+    let mut agent = Agent::start("restart").unwrap();
+    let filter = ("filter", "udp port 9000");
+    agent.apply("a.yaml", &labelled(a, &[filter, ("max-packets", "250")])).unwrap();
+    agent.apply("c.yaml", &labelled(c, &[filter, ("max-packets", "50")])).unwrap();
+    for name in ["a", "c"] {
+        agent.wait_pod(name, &ATTACHED).unwrap();
+    }
+    Flood::new(c, b, 9000, 100).run().unwrap();
+    let done = agent.wait_pod("c", &["Completed"]).unwrap();
+    let name = agent.wait_pod("a", &ATTACHED).unwrap().name().to_owned();
+    for round in 0..3 {
+        Flood::new(a, b, 9000, 100).run().unwrap();
+        if round == 0 {
+            assert!(agent.stop().unwrap().success());
+        } else if round == 1 {
+            // All of it is on disk after a second.
+            std::thread::sleep(Duration::from_millis(1100));
+            agent.kill();
+        }
+        if round < 2 {
+            agent.start_again().unwrap();
+            agent
+                .wait("attached again", Duration::from_secs(2), |records| {
+                    records
+                        .iter()
+                        .any(|r| {
+                            r.pod() == "a"
+                                && ATTACHED.contains(&r.state())
+                                && Attached::on(&a.host_interface).is_ok_and(Attached::any)
+                        })
+                        .then_some(())
+                })
+                .unwrap();
+        }
+    }
+    let record = agent.wait_pod("a", &["Completed"]).unwrap();
+    assert_eq!(record.name(), name, "the same run");
+    let expected: Vec<u64> = (0..100).chain(0..100).chain(0..50).collect();
+    assert_eq!(record.numbers(9000).unwrap(), expected);
+    assert_eq!((record.packets(), record.files().len()), (250, 3));
+    for file in record.files() {
+        agree(&file).unwrap();
+    }
+    Flood::new(c, b, 9000, 100).run().unwrap();
+    let still = agent.wait_pod("c", &["Completed"]).unwrap();
+    assert_eq!((still.name(), still.packets(), still.files()), (done.name(), 50, done.files()));
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test --kernel"]
+fn a_label_removed_while_the_agent_is_away_ends_the_run() {
+    let pods = Pods::with(&["a"]).unwrap();
+    let a = pods.pod("a");
+    let mut agent = Agent::start("away").unwrap();
+    agent.apply("a.yaml", &labelled(a, &[])).unwrap();
+    agent.wait_pod("a", &ATTACHED).unwrap();
+    agent.kill();
+    agent.apply("a.yaml", &pod(a)).unwrap();
+    agent.start_again().unwrap();
+    agent.wait_pod("a", &["Stopped"]).unwrap();
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test --kernel"]
+fn a_second_agent_on_the_same_directory_says_so() {
+    let mut agent = Agent::start("second").unwrap();
+    agent.wait("the directory", SOON, |_| Some(())).unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    let mut second = Command::new(program("capture-daemon").unwrap());
+    second.arg("run").arg("--pods").arg(agent.pods_dir()).arg("--data-dir").arg(agent.data_dir());
+    let output = second.output().unwrap();
+    assert!(!output.status.success());
+    let said =
+        String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains(agent.data_dir().to_str().unwrap()), "{said}");
+    assert!(agent.process().running());
+}
