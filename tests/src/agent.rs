@@ -13,7 +13,7 @@ use crate::record::Record;
 use crate::scratch::Scratch;
 
 /// How long anything that should happen at once may take on a busy machine.
-pub const SOON: Duration = Duration::from_secs(10);
+pub const SOON: Duration = Duration::from_secs(15);
 
 /// An agent with directories of its own. Killed, and the directories removed, when dropped.
 #[derive(Debug)]

@@ -56,9 +56,13 @@ pub fn tcpdump_count(file: &Path, filter: &str) -> Result<usize> {
     count.parse().with_context(|| format!("tcpdump says {text:?}"))
 }
 
-/// Checks that all readers read the file without complaint and count as many packets as the strict one.
+/// Checks that all readers read the file without complaint and count as many packets as the strict one. Where
+/// `PODTAP_OWN_READER_ONLY` is set there are no others: on an emulated machine.
 pub fn agree(file: &Path) -> Result<usize> {
     let strict = crate::blocks::read(file)?.packets.len();
+    if std::env::var_os("PODTAP_OWN_READER_ONLY").is_some() {
+        return Ok(strict);
+    }
     let counts = [tshark_count(file, "")?, capinfos_count(file)?, tcpdump_count(file, "")?];
     ensure!(
         counts == [strict; 3],
