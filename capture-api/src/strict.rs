@@ -95,6 +95,7 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 
 fn walk(value: &Value, schema: &Value, path: &str) -> Result<(), FieldError> {
     let error = |problem| Err(FieldError { path: path.to_owned(), problem });
+    let schema = present(schema);
     if value.is_null() {
         // Absent, as Kubernetes takes it.
         return Ok(());
@@ -158,6 +159,19 @@ fn object(value: &Value, schema: &Value, path: &str) -> Result<(), FieldError> {
     }
 }
 
+/// The schema of a value that is there, of one that may be absent: "this or null" without the null.
+fn present(schema: &Value) -> &Value {
+    let Some(choices) = schema.get("anyOf").and_then(Value::as_array) else { return schema };
+    let is_null = |choice: &Value| {
+        choice.get("enum").and_then(Value::as_array).is_some_and(|words| words.iter().all(Value::is_null))
+    };
+    let mut others = choices.iter().filter(|choice| !is_null(choice));
+    match (others.next(), others.next()) {
+        (Some(only), None) => only,
+        _ => schema,
+    }
+}
+
 /// The words of an enumeration, whichever way the schema lists them.
 fn words(schema: &Value) -> Option<Vec<String>> {
     let list = |schema: &Value| -> Option<Vec<String>> {
@@ -165,7 +179,7 @@ fn words(schema: &Value) -> Option<Vec<String>> {
         Some(values.iter().filter_map(Value::as_str).map(str::to_owned).collect())
     };
     list(schema).or_else(|| {
-        let one_of = schema.get("oneOf").or_else(|| schema.get("anyOf"))?.as_array()?;
+        let one_of = schema.get("oneOf")?.as_array()?;
         let lists: Option<Vec<Vec<String>>> = one_of.iter().map(list).collect();
         Some(lists?.concat())
     })

@@ -4,6 +4,7 @@
 //! `datapath` (packets from the kernel) and `storage` (files). `datapath` knows interfaces and blocks, never pods;
 //! `storage` knows files and bytes, never what they mean; only `requests` knows where requests come from.
 
+pub mod config;
 pub mod datapath;
 pub mod pcapng;
 pub mod pods;

@@ -1,1 +1,3 @@
-//! telemetry
+//! What the agent tells of itself.
+
+pub mod logging;

@@ -11,7 +11,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -58,7 +57,7 @@ impl Default for Options {
 
 /// Why the directory cannot be watched.
 #[derive(Debug, thiserror::Error)]
-pub enum WatchError {
+pub enum ManifestsError {
     /// The directory cannot be read.
     #[error("the manifest directory {path} cannot be read: {source}; give --pods an existing directory")]
     Directory {
@@ -96,20 +95,21 @@ impl Drop for Handle {
     }
 }
 
-/// Watches `path` and sends what is wanted: first everything that is there, then [`RequestEvent::Listed`], then each
-/// change. Ends when the receiver is gone or the handle is dropped.
+/// Watches `path` and delivers what is wanted: first everything that is there, then [`RequestEvent::Listed`], then
+/// each change. `deliver` runs on the source's thread, which ends when the handle is dropped.
 ///
 /// # Errors
 /// The directory is not there or cannot be watched.
-pub fn start<T>(path: &Path, sender: Sender<T>, options: Options) -> Result<Handle, WatchError>
-where
-    T: From<RequestEvent> + Send + 'static,
-{
+pub fn start(
+    path: &Path,
+    options: &Options,
+    deliver: impl FnMut(RequestEvent) + Send + 'static,
+) -> Result<Handle, ManifestsError> {
     let system = |call| {
         let path = path.to_owned();
-        move |source: io::Error| WatchError::System { call, path, source }
+        move |source: io::Error| ManifestsError::System { call, path, source }
     };
-    let unreadable = |source| WatchError::Directory { path: path.to_owned(), source };
+    let unreadable = |source| ManifestsError::Directory { path: path.to_owned(), source };
     std::fs::read_dir(path).map_err(unreadable)?;
     let inotify = Inotify::init().map_err(system("inotify_init1"))?;
     let watch = Watch { path: path.to_owned(), inotify, descriptor: None };
@@ -122,11 +122,11 @@ where
         store: Store::default(),
         changes: Changes::default(),
         away: false,
-        options,
+        options: options.clone(),
     };
     let thread = std::thread::Builder::new()
         .name("manifests".to_owned())
-        .spawn(move || source.run(&sender))
+        .spawn(move || source.run(deliver))
         .map_err(system("thread"))?;
     Ok(Handle { stop, thread: Some(thread) })
 }
@@ -143,14 +143,12 @@ struct Source {
 }
 
 impl Source {
-    fn run<T: From<RequestEvent>>(mut self, sender: &Sender<T>) {
+    fn run(mut self, mut deliver: impl FnMut(RequestEvent)) {
         // The watch comes before the first look, so that nothing falls between them.
         self.watch.renew();
         self.look(&BTreeSet::new(), true);
-        let listed = self.deliver(sender) && sender.send(RequestEvent::Listed.into()).is_ok();
-        if !listed {
-            return;
-        }
+        self.changes().into_iter().for_each(&mut deliver);
+        deliver(RequestEvent::Listed);
         let mut last = Instant::now();
         loop {
             let pause = if self.directory.waits() { SOON } else { RESCAN.saturating_sub(last.elapsed()) };
@@ -163,8 +161,8 @@ impl Source {
                 }
             };
             last = Instant::now();
-            if self.look(&closed, false) && !self.deliver(sender) {
-                return;
+            if self.look(&closed, false) {
+                self.changes().into_iter().for_each(&mut deliver);
             }
         }
     }
@@ -231,15 +229,15 @@ impl Source {
         kept
     }
 
-    /// False when the receiver is gone.
-    fn deliver<T: From<RequestEvent>>(&mut self, sender: &Sender<T>) -> bool {
+    /// What is to be told of what is in force now.
+    fn changes(&mut self) -> Vec<RequestEvent> {
         let (pods, captures, conflicts) = self.store.objects();
         for conflict in conflicts {
             warn!("{conflict}");
         }
         let Options { defaults, caps, accepted, .. } = &mut self.options;
         let wanted = desired(&pods, &captures, accepted, Timestamp::now(), defaults, caps);
-        self.changes.update(wanted).into_iter().all(|event| sender.send(event.into()).is_ok())
+        self.changes.update(wanted)
     }
 }
 

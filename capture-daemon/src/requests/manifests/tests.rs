@@ -19,7 +19,8 @@ impl Watched {
             fs::write(dir.path().join(name), text).unwrap();
         }
         let (sender, events) = channel();
-        let handle = start(dir.path(), sender, Options::default()).unwrap();
+        let handle =
+            start(dir.path(), &Options::default(), move |event| sender.send(event).unwrap_or(())).unwrap();
         let watched = Self { dir, events, handle };
         let mut wanted = Vec::new();
         loop {
@@ -230,8 +231,7 @@ fn a_directory_that_was_replaced_is_watched_again() {
 
 #[test]
 fn a_missing_directory_is_an_error_that_says_what_to_do() {
-    let (sender, _events) = channel::<RequestEvent>();
-    let error = start(Path::new("/nonexistent/podtap"), sender, Options::default()).unwrap_err();
+    let error = start(Path::new("/nonexistent/podtap"), &Options::default(), |_| ()).unwrap_err();
     assert!(error.to_string().contains("give --pods an existing directory"), "{error}");
 }
 
