@@ -11,6 +11,7 @@ pub mod compiler;
 mod error;
 mod filter;
 pub mod insn;
+pub mod kernel;
 pub mod sandbox;
 pub mod splice;
 pub mod text;

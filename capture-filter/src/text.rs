@@ -197,8 +197,8 @@ fn words(expression: &str) -> impl Iterator<Item = &str> {
     let in_word = |character: char| character.is_ascii_alphanumeric() || "-_.:\\".contains(character);
     expression
         .split(move |character| !in_word(character))
-        // An operator or the `:` of `ip[0:2]` is no word, and neither is what only ends in one.
-        .map(|word| word.trim_matches(|character| character == '-' || character == ':'))
+        // A minus that stands alone or in front is no part of a word.
+        .map(|word| word.trim_matches('-'))
         .filter(|word| !word.is_empty())
 }
 
@@ -243,7 +243,8 @@ mod tests {
             "port http or https",
             "host 10.0.0.1 and not net 10.1.0.0/16",
             "ether host 00:11:22:aa:bb:cc or ether src aa-bb-cc-dd-ee-ff or ether dst aabb.ccdd.eeff",
-            "ip6 host fe80::1 or net 2001:db8::/32",
+            "ip6 host fe80::1 or net 2001:db8::/32 or net fe80::/10 or host ::1",
+            "ether[len - 1:1] = 0 and ether[len-5:4] != -1 and ip[ip[0]:2] > 0",
             "ip[0]&0xf!=5 && tcp[tcpflags]&(tcp-syn|tcp-ack)!=0",
             "ip[2:2]-((ip[0]&0xf)<<2)>100",
             "icmp[icmptype]=icmp-echo",
