@@ -126,6 +126,9 @@ pub struct PodCaptureStatus {
     /// Packets that were longer than the largest record and were cut there.
     #[serde(default)]
     pub truncated: u64,
+    /// Packets that came after a limit was reached, before the tap was off. They are no loss: the capture was over.
+    #[serde(default)]
+    pub beyond_limit: u64,
     /// The host interface.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
