@@ -39,12 +39,13 @@ pub fn from_annotations(
     defaults: &Defaults,
     caps: &Caps,
 ) -> Result<(Settings, Vec<String>), Refusal> {
-    let known: Vec<&str> = keys::SETTINGS.into_iter().chain(keys::PLACES).collect();
-    let ours = annotations.keys().map(String::as_str).filter(|key| key.starts_with(keys::PREFIX));
-    for key in ours {
-        if !known.contains(&key) {
-            let hint = match strict::nearest(key, known.iter().copied()) {
-                Some(near) => format!("did you mean {near}?"),
+    let known = || keys::SETTINGS.into_iter().chain(keys::PLACES);
+    for key in annotations.keys() {
+        let Some(ours) = key.strip_prefix(keys::PREFIX) else { continue };
+        if !known().any(|known| known == key) {
+            let short = |key: &'static str| &key[keys::PREFIX.len()..];
+            let hint = match strict::nearest(ours, known().map(short)) {
+                Some(near) => format!("did you mean {}{near}?", keys::PREFIX),
                 None => format!("known are {}; anything more is a PacketCapture.", keys::SETTINGS.join(", ")),
             };
             return Err(Refusal::new(
@@ -384,3 +385,6 @@ fn cap_text(field: &str, cap: u64) -> String {
         _ => cap.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests;
