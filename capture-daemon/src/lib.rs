@@ -4,6 +4,8 @@
 //! `datapath` (packets from the kernel) and `storage` (files). `datapath` knows interfaces and blocks, never pods;
 //! `storage` knows files and bytes, never what they mean; only `requests` knows where requests come from.
 
+pub mod agent;
+pub mod cli;
 pub mod config;
 pub mod datapath;
 pub mod pcapng;
