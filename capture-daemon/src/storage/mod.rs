@@ -1,1 +1,31 @@
-//! storage
+//! Files: buffers, writers, rotation, retention, disk guard, recovery.
+//!
+//! This module knows files, blocks and bytes, never what they mean: no pods, no captures, no requests.
+//!
+//! A [`FileStream`] takes finished blocks in the consumer thread and only copies them; everything that touches the
+//! disk happens in writer threads. [`layout`] says how blocks become file contents such that whoever copies a file
+//! at any moment gets whole blocks.
+
+mod accounts;
+mod budget;
+mod directory;
+mod error;
+mod event;
+mod file;
+mod housekeeping;
+pub mod layout;
+mod names;
+mod pool;
+mod recovery;
+mod run;
+mod storage;
+mod stream;
+mod writer;
+
+pub use error::StorageError;
+pub use event::{FileSummary, StorageEvent, StorageFailure};
+pub use names::FileName;
+pub use recovery::FileInfo;
+pub use run::RunDir;
+pub use storage::{Storage, StorageConfig, Usage};
+pub use stream::{Append, FileStream, Rotation, StreamSpec};

@@ -1,0 +1,299 @@
+//! One run's directory: `<data directory>/<namespace>/<record>`.
+
+use std::{
+    fs::File,
+    io::{Read as _, Write as _},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use rustix::{
+    fs::{AtFlags, Mode, OFlags},
+    io::Errno,
+};
+
+use super::{
+    FileInfo, FileName, StorageError,
+    accounts::Accounts,
+    directory::{DataDir, list, open_below, size_of, subdirectory},
+    names, recovery,
+};
+
+/// The truth about a run; what it says is not storage's business.
+const RUN_FILE: &str = "run.json";
+/// Not valid names of captures or records, so never in anyone's way; a crash may leave one behind.
+const UNFINISHED: &str = ".new-";
+/// The longest `run.json` that is read, in bytes.
+const LONGEST_RUN_FILE: usize = 16 << 20;
+/// A namespace's directory may be removed, because it is empty, while a new run is about to use it.
+const ATTEMPTS: usize = 8;
+const FILE_MODE: Mode = Mode::RUSR.union(Mode::WUSR);
+
+/// An open directory of a run. Clones are the same directory.
+#[derive(Clone, Debug)]
+pub struct RunDir {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    data: Arc<DataDir>,
+    accounts: Arc<Accounts>,
+    namespace: String,
+    record: String,
+    directory: OwnedFd,
+    /// The number of the next file, once one has been asked for.
+    next_sequence: Mutex<Option<u32>>,
+}
+
+impl RunDir {
+    pub(super) fn open(
+        data: &Arc<DataDir>,
+        accounts: &Arc<Accounts>,
+        namespace: &str,
+        record: &str,
+        create: bool,
+    ) -> Result<Self, StorageError> {
+        names::check(namespace)?;
+        names::check(record)?;
+        let open = || {
+            let parent = subdirectory(data.as_fd(), namespace, create)?;
+            subdirectory(parent.as_fd(), record, create)
+        };
+        let mut directory = open();
+        for _ in 0..ATTEMPTS {
+            if !create || !matches!(directory, Err(Errno::NOENT)) {
+                break;
+            }
+            directory = open();
+        }
+        let directory = directory
+            .map_err(|error| StorageError::io("open", PathBuf::from(namespace).join(record), error))?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                data: Arc::clone(data),
+                accounts: Arc::clone(accounts),
+                namespace: namespace.to_owned(),
+                record: record.to_owned(),
+                directory,
+                next_sequence: Mutex::default(),
+            }),
+        })
+    }
+
+    /// The directory's first name.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.inner.namespace
+    }
+
+    /// The directory's second name.
+    #[must_use]
+    pub fn record(&self) -> &str {
+        &self.inner.record
+    }
+
+    /// The whole path, to show to people.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
+        self.inner.data.path().join(&self.inner.namespace).join(&self.inner.record)
+    }
+
+    pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.directory.as_fd()
+    }
+
+    pub(super) fn accounts(&self) -> &Arc<Accounts> {
+        &self.inner.accounts
+    }
+
+    /// A number for a new file: at least `least`, and above every other of this run.
+    pub(super) fn next_sequence(&self, least: u32) -> Result<u32, StorageError> {
+        let mut next = self.inner.next_sequence.lock().unwrap_or_else(PoisonError::into_inner);
+        let above = match *next {
+            Some(next) => next,
+            None => self.files()?.last().map_or(0, |file| file.sequence.saturating_add(1)),
+        };
+        let sequence = above.max(least);
+        *next = Some(sequence.saturating_add(1));
+        Ok(sequence)
+    }
+
+    pub(super) fn has_json(&self) -> bool {
+        rustix::fs::accessat(self.as_fd(), RUN_FILE, rustix::fs::Access::EXISTS, AtFlags::empty()).is_ok()
+    }
+
+    /// Reads `run.json`; nothing when there is none.
+    pub fn read_json(&self) -> Result<Option<Vec<u8>>, StorageError> {
+        let file = match open_below(self.as_fd(), RUN_FILE, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())
+        {
+            Ok(file) => File::from(file),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(self.failed("open", RUN_FILE, error)),
+        };
+        let mut bytes = Vec::new();
+        file.take(LONGEST_RUN_FILE as u64 + 1)
+            .read_to_end(&mut bytes)
+            .map_err(|error| self.failed("read", RUN_FILE, error))?;
+        if bytes.len() > LONGEST_RUN_FILE {
+            return Err(StorageError::TooLong(
+                self.path().join(RUN_FILE).display().to_string(),
+                LONGEST_RUN_FILE,
+            ));
+        }
+        Ok(Some(bytes))
+    }
+
+    /// Replaces `run.json` as a whole: whoever reads it sees the old or the new one.
+    pub fn write_json(&self, bytes: &[u8]) -> Result<(), StorageError> {
+        let before = size_of(self.as_fd(), RUN_FILE).unwrap_or(0);
+        let (file, unfinished) = self.create_unfinished(RUN_FILE)?;
+        let written = File::from(file)
+            .write_all(bytes)
+            .map_err(|error| self.failed("write", RUN_FILE, error))
+            .and_then(|()| {
+                rustix::fs::renameat(self.as_fd(), &unfinished, self.as_fd(), RUN_FILE)
+                    .map_err(|error| self.failed("rename", RUN_FILE, error))
+            });
+        match &written {
+            Ok(()) => self.inner.accounts.changed(before, bytes.len() as u64),
+            Err(_) => self.unlink_unfinished(&unfinished),
+        }
+        written
+    }
+
+    /// Makes a file under a name that nobody takes for finished.
+    pub(super) fn create_unfinished(&self, name: &str) -> Result<(OwnedFd, String), StorageError> {
+        let unfinished = format!("{UNFINISHED}{name}");
+        // Names of 255 bytes have no room for the mark; their ends (time and number) still tell files apart.
+        let unfinished = if unfinished.len() > 255 {
+            format!("{UNFINISHED}{}", &name[name.ceil_char_boundary(name.len() - 100)..])
+        } else {
+            unfinished
+        };
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        let mut file = open_below(self.as_fd(), &unfinished, flags, FILE_MODE);
+        if matches!(file, Err(Errno::EXIST)) {
+            // Left behind by a crash.
+            self.unlink_unfinished(&unfinished);
+            file = open_below(self.as_fd(), &unfinished, flags, FILE_MODE);
+        }
+        Ok((file.map_err(|error| self.failed("create", name, error))?, unfinished))
+    }
+
+    pub(super) fn unlink_unfinished(&self, unfinished: &str) {
+        let _ = rustix::fs::unlinkat(self.as_fd(), unfinished, AtFlags::empty());
+    }
+
+    /// The capture files, by number. Packets are not counted.
+    pub fn files(&self) -> Result<Vec<FileInfo>, StorageError> {
+        let list = list(self.as_fd(), false).map_err(|error| self.failed("list", "", error))?;
+        let mut files = Vec::new();
+        for name in list.iter().filter_map(|name| FileName::parse(name)) {
+            let bytes =
+                size_of(self.as_fd(), &name.name).map_err(|error| self.failed("stat", &name.name, error))?;
+            files.push(FileInfo { name: name.name, sequence: name.sequence, bytes, packets: None, cut: 0 });
+        }
+        files.sort_by(|a, b| (a.sequence, &a.name).cmp(&(b.sequence, &b.name)));
+        Ok(files)
+    }
+
+    /// Bytes of everything in the directory.
+    pub fn bytes(&self) -> Result<u64, StorageError> {
+        directory_bytes(self.as_fd()).map_err(|error| self.failed("list", "", error))
+    }
+
+    /// Makes the files named in `open` readable, which an agent left behind when it died, and counts their packets.
+    ///
+    /// They are read from their start and cut after their last whole block; those that hold no packet are removed and
+    /// not in the answer. Other files, such as those that a new stream makes meanwhile, are not touched. Slow for large
+    /// files (it reads them), so not for the engine's thread.
+    pub fn recover(&self, open: &[String]) -> Result<Vec<FileInfo>, StorageError> {
+        let mut recovered = Vec::new();
+        for mut file in self.files()?.into_iter().filter(|file| open.contains(&file.name)) {
+            let fd = open_below(self.as_fd(), &file.name, OFlags::RDWR | OFlags::NONBLOCK, Mode::empty())
+                .map_err(|error| self.failed("open", &file.name, error))?;
+            recovery::recover(&File::from(fd), &mut file)
+                .map_err(|error| self.failed("recover", &file.name, error))?;
+            self.inner.accounts.changed(file.cut, 0);
+            if file.packets == Some(0) {
+                self.remove_file(&file.name)?;
+            } else {
+                recovered.push(file);
+            }
+        }
+        Ok(recovered)
+    }
+
+    /// Removes what an agent that died was about to make. Only while nothing is written here.
+    pub fn remove_unfinished(&self) -> Result<(), StorageError> {
+        for name in list(self.as_fd(), false).map_err(|error| self.failed("list", "", error))? {
+            if name.starts_with(UNFINISHED) {
+                self.unlink_unfinished(&name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes one file of this directory and returns how long it was.
+    pub(super) fn remove_file(&self, name: &str) -> Result<u64, StorageError> {
+        let bytes = size_of(self.as_fd(), name).map_err(|error| self.failed("stat", name, error))?;
+        match rustix::fs::unlinkat(self.as_fd(), name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(self.failed("remove", name, error)),
+        }
+        self.inner.accounts.removed(bytes);
+        Ok(bytes)
+    }
+
+    /// Removes the captures and keeps `run.json`.
+    pub fn remove_files(&self) -> Result<(), StorageError> {
+        for file in self.files()? {
+            self.remove_file(&file.name)?;
+        }
+        // There is more room now, and whoever waits for it should not wait for the next sample.
+        self.inner.accounts.sample(self.inner.data.as_fd(), self.inner.data.path())
+    }
+
+    /// Removes the run: its captures, `run.json` last, the directory, and the namespace's directory if it is empty
+    /// then. What the agent did not make stays, and with it the directory: that is an error.
+    pub fn remove(self) -> Result<(), StorageError> {
+        self.remove_files()?;
+        self.remove_unfinished()?;
+        self.remove_file(RUN_FILE)?;
+        let Inner { data, namespace, record, .. } = &*self.inner;
+        let parent = match subdirectory(data.as_fd(), namespace, false) {
+            Ok(parent) => parent,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(StorageError::io("open", namespace, error)),
+        };
+        match rustix::fs::unlinkat(&parent, record.as_str(), AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(error) => return Err(self.failed("remove", "", error)),
+        }
+        match rustix::fs::unlinkat(data.as_fd(), namespace.as_str(), AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => {}
+            Err(error) => return Err(StorageError::io("remove", namespace, error)),
+        }
+        Ok(())
+    }
+
+    pub(super) fn failed(
+        &self,
+        call: &'static str,
+        name: &str,
+        error: impl Into<std::io::Error>,
+    ) -> StorageError {
+        StorageError::io(call, self.path().join(name), error)
+    }
+}
+
+/// Bytes of the regular files in a directory.
+pub(super) fn directory_bytes(directory: BorrowedFd<'_>) -> Result<u64, Errno> {
+    let mut bytes = 0;
+    for name in list(directory, false)? {
+        bytes += size_of(directory, &name)?;
+    }
+    Ok(bytes)
+}
