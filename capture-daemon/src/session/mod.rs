@@ -1,1 +1,483 @@
-//! session
+//! One capture of one pod: its whole life.
+//!
+//! ```text
+//!            request                 interface there, window open
+//!  (new) ────────────▶ Waiting ────────────────────────────────────▶ Loading ──▶ Attaching ──▶ Tapped
+//!                        ▲                                                                     │ │ ▲
+//!                        │ interface gone: files closed, wait for it        settings changed ──┘ │ │
+//!                        │                                              Reloading ▶ TakingOver ──┼─┘
+//!                    Draining ◀──────────────── Detaching ◀──────────────────────────────────────┘
+//!                        │                                 over, stopped, limit, interface gone
+//!                        ▼
+//!                      Over ── retention ends ──▶ files and record removed
+//! ```
+//!
+//! A [`Session`] is one run. What it should do is its [`Goal`], worked out anew from the request, the clock and the
+//! limits at each step; what it does is its [`Phase`]. [`Session::step`] takes it from one phase towards the goal, and
+//! each answer of a worker or of storage is one more transition. `run` is what is kept of it on disk.
+
+mod answers;
+mod budget;
+mod engine;
+mod node;
+mod progress;
+mod run;
+mod sink;
+mod tap_settings;
+mod workers;
+
+use std::{sync::Arc, time::Instant};
+
+use capture_api::{DesiredState, Refusal, RunState, Settings};
+use jiff::Timestamp;
+
+pub use self::{
+    budget::RingBudget,
+    engine::{Engine, EngineError, Event},
+    node::{Limits, Node},
+    run::Run,
+    workers::Workers,
+};
+use self::{
+    answers::storage_failed,
+    progress::{Progress, UNLIMITED},
+    sink::Limit,
+    tap_settings::needs_another_tap,
+};
+use crate::{
+    datapath::{Control, Counters, Tap},
+    pods::{HostInterface, LinkEvent, Place, ResolveError, resolve},
+    requests::{Interface, Wanted},
+    storage::RunDir,
+};
+
+/// A session's number; never used twice by an agent.
+pub type SessionId = u64;
+
+/// One run, from request to finished record.
+pub struct Session {
+    /// Its number.
+    pub id: SessionId,
+    /// What is kept on disk.
+    pub run: Run,
+    dir: RunDir,
+    /// The request as it stands; none when withdrawn, or not heard of since the agent started.
+    wanted: Option<Wanted>,
+    phase: Phase,
+    /// Shared with the sinks.
+    progress: Arc<Progress>,
+    /// Why the run must end, once something outside the request said so.
+    ending: Option<Ending>,
+    /// The interface that is tapped went away.
+    interface_lost: bool,
+    /// Files of an earlier agent that are being mended, and their packets counted.
+    mending: Vec<String>,
+    /// Streams that storage has not finished with.
+    open_streams: u32,
+    /// Settings that could not be taken over, so that they are not tried again and again.
+    rejected: Option<Settings>,
+    /// Numbers questions to workers, so that late answers are told from the awaited one.
+    ticket: u64,
+    /// Kernel counts of the tap in place, as last read.
+    live: Counters,
+    /// Something of `run` is not on disk yet.
+    unsaved: bool,
+}
+
+/// What a session has of a tap that it or a worker holds.
+struct TapInfo {
+    /// Its number with the consumer.
+    id: u64,
+    control: Control,
+    interface: HostInterface,
+    /// Bytes of its ring, to be given back.
+    ring: u32,
+    /// The settings that it was made from.
+    settings: Settings,
+}
+
+/// What a session is doing.
+enum Phase {
+    /// Nothing yet; looks again at this time, or when a link appears.
+    Waiting { again: Instant },
+    /// A worker compiles the filter and loads the first tap.
+    Loading { ticket: u64, interface: HostInterface, ring: u32, settings: Settings },
+    /// A worker attaches the tap.
+    Attaching { ticket: u64, info: TapInfo },
+    /// Packets arrive.
+    Tapped { tap: Tap, info: TapInfo },
+    /// Packets arrive; a worker loads a tap with other settings.
+    Reloading { ticket: u64, tap: Tap, info: TapInfo, ring: u32, settings: Settings },
+    /// Packets arrive; a worker puts the new tap into the old one's place.
+    TakingOver { ticket: u64, old: TapInfo, new: TapInfo },
+    /// A worker detaches the tap.
+    Detaching { ticket: u64, info: TapInfo },
+    /// The consumer empties the ring, and writers close the files.
+    Draining,
+    /// The run has ended.
+    Over,
+    /// Only while a transition is worked out.
+    Between,
+}
+
+/// What a session should do now.
+enum Goal {
+    /// Wait for the window to open.
+    Wait(Timestamp),
+    Capture,
+    Pause,
+    End(Ending),
+}
+
+/// How a run ends.
+#[derive(Clone, Debug)]
+struct Ending {
+    state: RunState,
+    reason: &'static str,
+    message: String,
+}
+
+impl Ending {
+    fn new(state: RunState, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { state, reason, message: message.into() }
+    }
+}
+
+impl Session {
+    /// A session of a run that is on disk. `recovered` runs that have ended stay so.
+    fn new(id: SessionId, run: Run, dir: RunDir, wanted: Option<Wanted>, now: Instant) -> Self {
+        let phase = if run.state.is_final() { Phase::Over } else { Phase::Waiting { again: now } };
+        let progress = Arc::new(Progress::continuing(run.delivered, run.bytes()));
+        let session = Self {
+            id,
+            run,
+            dir,
+            wanted,
+            phase,
+            progress,
+            ending: None,
+            interface_lost: false,
+            mending: Vec::new(),
+            open_streams: 0,
+            rejected: None,
+            ticket: 0,
+            live: Counters::default(),
+            unsaved: true,
+        };
+        session.apply_limits();
+        session
+    }
+
+    /// Whether the run has ended.
+    fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Over)
+    }
+
+    /// When the window opens and closes.
+    fn window(&self, settings: &Settings) -> (Timestamp, Timestamp) {
+        settings.window(self.run.accepted)
+    }
+
+    fn apply_limits(&self) {
+        if let Some(settings) = &self.run.settings {
+            self.progress.limit(settings.limits.packets.unwrap_or(UNLIMITED), settings.limits.bytes);
+        }
+    }
+
+    /// The request is new or has changed.
+    fn request(&mut self, wanted: Wanted, now: Instant) {
+        match &wanted.settings {
+            Ok(settings) if self.run.state == RunState::Refused && self.run.settings.as_ref() != Some(settings) => {
+                // Refused before it began: what was changed may make it possible.
+                self.run.settings = Some(settings.clone());
+                self.run.ended = None;
+                self.run.set(RunState::Pending, "", "");
+                self.phase = Phase::Waiting { again: now };
+            }
+            Ok(settings) if !self.is_over() => self.run.settings = Some(settings.clone()),
+            Err(refusal) if self.run.state == RunState::Refused => self.run.refuse(RunState::Refused, refusal),
+            // A change that cannot be carried out is not taken over: what is captured now goes on.
+            Err(refusal) if !self.is_over() => self.note(format!("Change not taken over: {refusal}")),
+            _ => {}
+        }
+        if !self.is_over() && wanted.settings.is_ok() {
+            self.run.notes.clone_from(&wanted.notes);
+            self.apply_limits();
+        }
+        self.wanted = Some(wanted);
+        self.unsaved = true;
+    }
+
+    /// The request was withdrawn.
+    fn withdraw(&mut self) {
+        self.wanted = None;
+        self.run.released = true;
+        self.end(Ending::new(
+            RunState::Stopped,
+            "RequestRemoved",
+            "The label, the PacketCapture or the pod is gone. Files are kept until retention ends.",
+        ));
+        self.unsaved = true;
+    }
+
+    fn end(&mut self, ending: Ending) {
+        self.ending.get_or_insert(ending);
+    }
+
+    fn limit_reached(&mut self, limit: Limit) {
+        let (reason, message) = match limit {
+            Limit::Packets => ("PacketLimit", "The capture has as many packets as it may have."),
+            Limit::Bytes => ("ByteLimit", "The capture's files are as large as they may get."),
+        };
+        self.end(Ending::new(RunState::Completed, reason, message));
+    }
+
+    fn note(&mut self, note: String) {
+        if !self.run.notes.contains(&note) {
+            self.run.notes.push(note);
+            self.unsaved = true;
+        }
+    }
+
+    fn goal(&self, now: Timestamp) -> Goal {
+        if let Some(ending) = &self.ending {
+            return Goal::End(ending.clone());
+        }
+        let Some(settings) = &self.run.settings else {
+            return Goal::End(Ending::new(RunState::Refused, "NoSettings", "The request was refused."));
+        };
+        let (start, end) = self.window(settings);
+        if settings.state == DesiredState::Stopped {
+            Goal::End(Ending::new(RunState::Stopped, "StopRequested", "Stopped as asked."))
+        } else if now >= end {
+            Goal::End(Ending::new(RunState::Completed, "WindowOver", self.what_was_seen()))
+        } else if now < start {
+            Goal::Wait(start)
+        } else if settings.state == DesiredState::Paused {
+            Goal::Pause
+        } else {
+            Goal::Capture
+        }
+    }
+
+    /// Takes the session towards its goal, as far as it gets without waiting.
+    fn step(&mut self, node: &mut Node, now: Instant) {
+        let goal = self.goal(Timestamp::now());
+        self.phase = match (std::mem::replace(&mut self.phase, Phase::Between), goal) {
+            (Phase::Waiting { .. }, Goal::End(ending)) => self.conclude(&ending),
+            (Phase::Waiting { .. }, Goal::Wait(start)) => {
+                self.show(RunState::Scheduled, "Scheduled", &format!("Begins at {start}."));
+                Phase::Waiting { again: now }
+            }
+            (Phase::Waiting { .. }, Goal::Pause) => {
+                self.show(RunState::Paused, "PauseRequested", "Nothing is captured until state is Running.");
+                Phase::Waiting { again: now }
+            }
+            (Phase::Waiting { again }, Goal::Capture) if now >= again => self.begin(node, now),
+
+            // Not wanted any more before it was there: the late answer finds nobody and is thrown away.
+            (Phase::Loading { .. }, Goal::End(ending)) => self.conclude(&ending),
+            (Phase::Attaching { ticket, info }, Goal::End(_)) => {
+                info.control.set_halted(true);
+                Phase::Attaching { ticket, info }
+            }
+
+            (Phase::Tapped { tap, info }, Goal::End(_) | Goal::Wait(_)) => self.detach(node, tap, info),
+            (Phase::Tapped { tap, info }, _) if self.interface_lost => self.detach(node, tap, info),
+            (Phase::Tapped { tap, info }, Goal::Pause) => {
+                info.control.set_halted(true);
+                self.show(RunState::Paused, "PauseRequested", "Nothing is captured until state is Running.");
+                Phase::Tapped { tap, info }
+            }
+            (Phase::Tapped { tap, info }, Goal::Capture) => self.keep_capturing(node, tap, info),
+            (Phase::Reloading { tap, info, .. }, Goal::End(_) | Goal::Wait(_)) => self.detach(node, tap, info),
+            (Phase::Reloading { tap, info, .. }, _) if self.interface_lost => self.detach(node, tap, info),
+
+            (Phase::Draining, goal) if self.open_streams == 0 => match goal {
+                Goal::End(ending) => self.conclude(&ending),
+                _ => Phase::Waiting { again: now },
+            },
+            (phase, _) => phase,
+        };
+    }
+
+    /// Finds the pod's interface and has a tap loaded for it.
+    fn begin(&mut self, node: &mut Node, now: Instant) -> Phase {
+        let later = Phase::Waiting { again: now + node.limits.retry };
+        let (Some(wanted), Some(settings)) = (&self.wanted, self.run.settings.clone()) else {
+            // An unfinished run of an earlier agent, whose request has not been heard of yet.
+            return later;
+        };
+        if !self.mending.is_empty() && settings.limits.packets.is_some() {
+            // How many packets it may still have is known when those in its files are counted.
+            return Phase::Waiting { again: now };
+        }
+        if let Err(reason) = node.storage.room() {
+            return self.conclude(&storage_failed(&reason));
+        }
+        let interface = match place(&wanted.pod.interface).map(|place| resolve(&node.links, &place)) {
+            Some(Ok(interface)) => interface,
+            Some(Err(error @ ResolveError::Forbidden(_))) => {
+                return self.refuse(&Refusal::new("InterfaceNotAPods", error.to_string()));
+            }
+            Some(Err(error)) => {
+                self.show(RunState::Pending, "InterfaceMissing", &error.to_string());
+                return later;
+            }
+            None => return later,
+        };
+        let Some(ring) = node.rings.grant() else {
+            return self.refuse(&Refusal::new(
+                "BudgetExhausted",
+                "The agent's memory budget for rings is used up by other captures on this node. End some of them, or \
+                 have memoryBudget raised, then ask again.",
+            ));
+        };
+        let ticket = self.next_ticket();
+        node.load(self.id, ticket, &self.run, &settings, ring, false);
+        Phase::Loading { ticket, interface, ring, settings }
+    }
+
+    /// Goes on, with another tap when the settings ask for one.
+    fn keep_capturing(&mut self, node: &mut Node, tap: Tap, info: TapInfo) -> Phase {
+        if info.control.is_halted() {
+            info.control.set_halted(false);
+        }
+        self.show_capturing();
+        let Some(settings) = self.run.settings.clone() else { return Phase::Tapped { tap, info } };
+        if !needs_another_tap(&info.settings, &settings) || self.rejected.as_ref() == Some(&settings) {
+            return Phase::Tapped { tap, info };
+        }
+        let Some(ring) = node.rings.grant() else {
+            self.reject(settings, "the agent's memory budget for rings is used up");
+            return Phase::Tapped { tap, info };
+        };
+        let ticket = self.next_ticket();
+        node.load(self.id, ticket, &self.run, &settings, ring, true);
+        Phase::Reloading { ticket, tap, info, ring, settings }
+    }
+
+    /// Has the tap taken off its interface. Afterwards its ring is emptied and its files are closed.
+    fn detach(&mut self, node: &Node, tap: Tap, info: TapInfo) -> Phase {
+        let ticket = self.next_ticket();
+        node.detach(self.id, ticket, tap);
+        Phase::Detaching { ticket, info }
+    }
+
+    /// Changed settings cannot be had; what is captured now goes on.
+    fn reject(&mut self, settings: Settings, why: &str) {
+        self.note(format!("Change not taken over: {why}. Capturing goes on with the settings before it."));
+        self.rejected = Some(settings);
+    }
+
+    fn refuse(&mut self, refusal: &Refusal) -> Phase {
+        self.run.refuse(RunState::Refused, refusal);
+        self.finish()
+    }
+
+    fn conclude(&mut self, ending: &Ending) -> Phase {
+        if ending.state != RunState::Refused || self.run.state != RunState::Refused {
+            self.run.set(ending.state, ending.reason, ending.message.clone());
+        }
+        self.finish()
+    }
+
+    fn finish(&mut self) -> Phase {
+        self.run.ended = Some(Timestamp::now());
+        self.run.delivered = self.progress.delivered();
+        self.unsaved = true;
+        Phase::Over
+    }
+
+    fn next_ticket(&mut self) -> u64 {
+        self.ticket += 1;
+        self.ticket
+    }
+
+    /// Sets what the record shows, when it is something else.
+    fn show(&mut self, state: RunState, reason: &str, message: &str) {
+        let run = &self.run;
+        if run.state != state || run.message.as_deref().unwrap_or("") != message {
+            self.run.set(state, reason, message);
+            self.unsaved = true;
+        }
+    }
+
+    fn show_capturing(&mut self) {
+        if self.progress.delivered().packets == 0 {
+            let message = self.what_was_seen();
+            self.show(RunState::WaitingForTraffic, "NoPacketYet", &message);
+        } else {
+            self.show(RunState::Capturing, "Capturing", "");
+        }
+    }
+
+    /// Why there is nothing, if there is nothing.
+    fn what_was_seen(&self) -> String {
+        let counted = self.counted().total();
+        if self.progress.delivered().packets > 0 {
+            String::new()
+        } else if counted.seen == 0 {
+            "No packet has passed the pod's interface.".into()
+        } else if counted.matched == 0 {
+            format!("The filter accepted none of {} packets.", counted.seen)
+        } else {
+            format!("{} packets matched and none was kept: see drops and sampling.", counted.matched)
+        }
+    }
+
+    /// The kernel's counts of all taps of the run.
+    fn counted(&self) -> Counters {
+        let mut counted = self.run.counted;
+        counted.add(&self.live);
+        counted
+    }
+
+    /// News of a link.
+    fn link(&mut self, event: &LinkEvent, now: Instant) {
+        match &mut self.phase {
+            Phase::Waiting { again } if self.run.state == RunState::Pending => *again = now,
+            Phase::Attaching { info, .. }
+            | Phase::Tapped { info, .. }
+            | Phase::Reloading { info, .. }
+            | Phase::TakingOver { old: info, .. } => {
+                let tapped = &info.interface.link;
+                self.interface_lost |= match event {
+                    LinkEvent::Removed { index } => *index == tapped.index,
+                    // Another link under the same index, or the pair now leads elsewhere.
+                    LinkEvent::Changed(link) => link.index == tapped.index && link.peer != tapped.peer,
+                };
+            }
+            _ => {}
+        }
+    }
+
+    /// The tap in place, for reading its counters and for halting it.
+    fn tap(&self) -> Option<(&Tap, &TapInfo)> {
+        match &self.phase {
+            Phase::Tapped { tap, info } | Phase::Reloading { tap, info, .. } => Some((tap, info)),
+            _ => None,
+        }
+    }
+
+    /// The control words of every tap that may be attached.
+    fn controls(&self) -> impl Iterator<Item = &Control> {
+        let (one, other) = match &self.phase {
+            Phase::Attaching { info, .. } | Phase::Tapped { info, .. } | Phase::Reloading { info, .. } => {
+                (Some(info), None)
+            }
+            Phase::TakingOver { old, new, .. } => (Some(old), Some(new)),
+            _ => (None, None),
+        };
+        one.into_iter().chain(other).map(|info| &info.control)
+    }
+}
+
+/// Where to look for a pod's interface; nowhere when its manifest does not say.
+fn place(interface: &Interface) -> Option<Place> {
+    match interface {
+        Interface::Host(name) => Some(Place::Interface(name.clone())),
+        Interface::Netns(path) => Some(Place::Netns(path.clone())),
+        Interface::Unnamed => None,
+    }
+}

@@ -1,0 +1,205 @@
+//! The transitions that answers bring: a worker is done with a tap, or storage has news of files.
+
+use capture_api::RunState;
+use jiff::Timestamp;
+use tracing::warn;
+
+use super::{
+    Ending, Phase, Session, TapInfo,
+    node::{Answer, AttachFailure, LoadFailure, Node},
+    run::File,
+};
+use crate::{
+    datapath::{Counters, Tap},
+    storage::{FileInfo, StorageEvent, StorageFailure},
+};
+
+impl Session {
+    /// A worker answered.
+    pub(super) fn answer(&mut self, node: &mut Node, ticket: u64, answer: Answer) {
+        if ticket != self.ticket {
+            return self.unwanted(node, answer);
+        }
+        self.phase = match (std::mem::replace(&mut self.phase, Phase::Between), answer) {
+            (Phase::Loading { interface, settings, .. }, Answer::Loaded { ring, tap: Ok(mut tap) }) => {
+                let control = tap.control().clone();
+                let info = TapInfo { id: node.tap_number(), control, interface, ring, settings };
+                match self.consume(node, &mut tap, &info) {
+                    Ok(()) => {
+                        node.attach(self.id, ticket, tap, info.interface.clone());
+                        Phase::Attaching { ticket, info }
+                    }
+                    Err(error) => {
+                        node.rings.release(ring);
+                        self.fail("LoadFailed", error)
+                    }
+                }
+            }
+            (Phase::Loading { .. }, Answer::Loaded { ring, tap: Err(failure) }) => {
+                node.rings.release(ring);
+                match failure {
+                    LoadFailure::Filter(refusal) => self.refuse(&refusal),
+                    LoadFailure::Datapath(error) => self.fail("LoadFailed", error),
+                }
+            }
+            (Phase::Attaching { info, .. }, Answer::Attached { tap, result }) => match result {
+                Ok(()) => {
+                    self.run.started.get_or_insert_with(Timestamp::now);
+                    self.tapped(node, tap, info)
+                }
+                Err(failure) => {
+                    if let AttachFailure::Datapath(error) = failure {
+                        self.end(Ending::new(
+                            RunState::Failed,
+                            "AttachFailed",
+                            format!("Interface {}: {error}.", info.interface.link.name),
+                        ));
+                    }
+                    self.retire(node, &tap, &info);
+                    Phase::Draining
+                }
+            },
+            (Phase::Reloading { tap: old, info, settings, .. }, Answer::Loaded { ring, tap: Ok(mut new) }) => {
+                let (control, interface) = (new.control().clone(), info.interface.clone());
+                new.control().set_halted(info.control.is_halted());
+                let next = TapInfo { id: node.tap_number(), control, interface, ring, settings };
+                match self.consume(node, &mut new, &next) {
+                    Ok(()) => {
+                        node.take_over(self.id, ticket, old, new);
+                        Phase::TakingOver { ticket, old: info, new: next }
+                    }
+                    Err(error) => {
+                        node.rings.release(ring);
+                        self.reject(next.settings, &error);
+                        Phase::Tapped { tap: old, info }
+                    }
+                }
+            }
+            (Phase::Reloading { tap, info, settings, .. }, Answer::Loaded { ring, tap: Err(failure) }) => {
+                node.rings.release(ring);
+                match failure {
+                    LoadFailure::Filter(refusal) => self.reject(settings, &refusal.message),
+                    LoadFailure::Datapath(error) => self.reject(settings, &error),
+                }
+                Phase::Tapped { tap, info }
+            }
+            (Phase::TakingOver { old, new, .. }, Answer::TookOver { old: old_tap, new: new_tap, result }) => {
+                match result {
+                    Ok(()) => {
+                        self.retire(node, &old_tap, &old);
+                        self.tapped(node, new_tap, new)
+                    }
+                    Err(error) => {
+                        self.reject(new.settings.clone(), &error.to_string());
+                        self.retire(node, &new_tap, &new);
+                        Phase::Tapped { tap: old_tap, info: old }
+                    }
+                }
+            }
+            (Phase::Detaching { info, .. }, Answer::Detached { tap }) => {
+                self.retire(node, &tap, &info);
+                Phase::Draining
+            }
+            (phase, answer) => {
+                self.unwanted(node, answer);
+                phase
+            }
+        };
+    }
+
+    /// An answer that nobody waits for any more: taps are dropped, which takes them off, and rings given back.
+    fn unwanted(&self, node: &mut Node, answer: Answer) {
+        if let Answer::Loaded { ring, .. } = answer {
+            node.rings.release(ring);
+        }
+    }
+
+    /// Makes new files for the tap's packets.
+    fn consume(&mut self, node: &mut Node, tap: &mut Tap, info: &TapInfo) -> Result<(), String> {
+        let wanted = self.wanted.as_ref().ok_or("the request was withdrawn")?;
+        let ring = tap.ring().map_err(|error| error.to_string())?;
+        node.consume(self.id, &self.run, &self.dir, wanted, &self.progress, ring, info)
+            .map_err(|error| error.to_string())?;
+        self.open_streams += 1;
+        Ok(())
+    }
+
+    fn tapped(&mut self, node: &Node, tap: Tap, info: TapInfo) -> Phase {
+        self.run.interface = Some(info.interface.link.name.clone());
+        self.run.attach_mode = Some(node.attach_mode().to_owned());
+        self.show_capturing();
+        self.unsaved = true;
+        Phase::Tapped { tap, info }
+    }
+
+    /// A tap that is off its interface: its counts are final, and what is in its ring goes into its files.
+    pub(super) fn retire(&mut self, node: &mut Node, tap: &Tap, info: &TapInfo) {
+        let last = tap.counters().unwrap_or_else(|error| {
+            warn!(record = self.run.record, %error, "the last counts of a tap are lost");
+            self.live
+        });
+        node.finish(info, last);
+        self.run.counted.add(&last);
+        self.live = Counters::default();
+        self.interface_lost = false;
+        self.unsaved = true;
+    }
+
+    fn fail(&mut self, reason: &'static str, error: String) -> Phase {
+        self.conclude(&Ending::new(RunState::Failed, reason, error))
+    }
+
+    /// The files that an earlier agent left open are whole again. Those that held no packet are gone.
+    pub(super) fn mended(&mut self, files: Result<Vec<FileInfo>, String>) {
+        let mending = std::mem::take(&mut self.mending);
+        self.unsaved = true;
+        let files = match files {
+            Ok(files) => files,
+            Err(error) => {
+                warn!(record = self.run.record, error, "cannot mend the files of an earlier agent");
+                return self.note(format!("Files of before the agent's restart may end in half a packet: {error}."));
+            }
+        };
+        self.run.files.retain(|known| {
+            !mending.contains(&known.name) || files.iter().any(|file| file.name == known.name)
+        });
+        for file in files {
+            let packets = file.packets.unwrap_or(0);
+            self.progress.count_recovered(packets);
+            self.run.note_file(File { name: file.name, bytes: file.bytes, packets, closed: true });
+        }
+    }
+
+    /// News of the run's files.
+    pub(super) fn storage(&mut self, news: StorageEvent) {
+        match news {
+            StorageEvent::Opened { name, sequence } => {
+                self.run.next_sequence = self.run.next_sequence.max(sequence + 1);
+                self.run.note_file(File { name, bytes: 0, packets: 0, closed: false });
+            }
+            StorageEvent::Written { name, bytes, packets } => {
+                return self.run.note_file(File { name, bytes, packets, closed: false });
+            }
+            StorageEvent::Closed { name, bytes, packets } => {
+                self.run.note_file(File { name, bytes, packets, closed: true });
+            }
+            StorageEvent::Removed { name, .. } => self.run.note_deleted(&name),
+            StorageEvent::Failed { reason } => self.end(storage_failed(&reason)),
+            StorageEvent::Finished { lost, .. } => {
+                self.progress.write_failed(lost);
+                self.open_streams = self.open_streams.saturating_sub(1);
+            }
+        }
+        self.unsaved = true;
+    }
+}
+
+/// How a run ends that has nowhere to write to.
+pub(super) fn storage_failed(reason: &StorageFailure) -> Ending {
+    let (short, advice) = match reason {
+        StorageFailure::DiskFull => ("DiskFull", "Free space on the node, then ask again."),
+        StorageFailure::Quota => ("QuotaReached", "Delete captures that are not needed any more, then ask again."),
+        StorageFailure::Io(_) => ("WriteFailed", "Have the node's data directory looked at, then ask again."),
+    };
+    Ending::new(RunState::Failed, short, format!("Nothing more can be written: {reason}. {advice}"))
+}

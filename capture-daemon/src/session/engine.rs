@@ -1,0 +1,564 @@
+//! The thread that owns all sessions: hands events to them, keeps `run.json` and records up to date, and forgets runs
+//! whose retention is over.
+
+use std::{
+    collections::BTreeMap,
+    sync::mpsc::{Receiver, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use capture_api::{
+    DirectionStatus, Drops, GoDuration, PodCapture, PodCaptureSpec, PodCaptureStatus, Refusal, RunState, names,
+};
+use jiff::{SignedDuration, Timestamp};
+use thiserror::Error;
+use tracing::{error, info, warn};
+
+use super::{
+    Limit, Phase, Session, SessionId,
+    node::{Answer, Node},
+    run::{File, Run, VERSION},
+};
+use crate::{
+    pods::LinkEvent,
+    requests::{RequestEvent, RunKey, Wanted, desired::Accepted, status_dir::StatusDir},
+    storage::{FileInfo, RunDir, StorageError, StorageEvent},
+};
+
+/// How often windows, retention and the like are looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// How often counters are read and records written.
+const REPORT: Duration = Duration::from_secs(1);
+/// How often `run.json` is written while nothing but counters change.
+const SAVE: Duration = Duration::from_secs(10);
+/// How long files may take to be closed when the agent ends.
+const CLOSE: Duration = Duration::from_millis(4500);
+
+/// What the engine is told.
+pub enum Event {
+    /// By requests.
+    Request(RequestEvent),
+    /// By the kernel, of a link.
+    Link(LinkEvent),
+    /// By a worker.
+    Answer {
+        /// Which session asked.
+        session: SessionId,
+        /// Which of its questions.
+        ticket: u64,
+        /// The answer.
+        answer: Answer,
+    },
+    /// By the consumer: a limit is reached.
+    Limit {
+        /// Whose.
+        session: SessionId,
+        /// Which.
+        limit: Limit,
+    },
+    /// By storage.
+    Storage {
+        /// Whose file.
+        session: SessionId,
+        /// What happened.
+        news: StorageEvent,
+    },
+    /// Files that an earlier agent left open are whole again, or why not.
+    Mended {
+        /// Whose files.
+        session: SessionId,
+        /// Those that hold packets.
+        files: Result<Vec<FileInfo>, String>,
+    },
+    /// The agent is to end: stop all taps, close all files.
+    Shutdown,
+}
+
+/// Why the engine cannot go on.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// The data directory cannot be read at the start.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The thread that mends files cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] std::io::Error),
+}
+
+/// All sessions of the node.
+pub struct Engine {
+    node: Node,
+    records: StatusDir,
+    sessions: BTreeMap<SessionId, Session>,
+    last_id: SessionId,
+    reported: Instant,
+    saved: Instant,
+}
+
+impl Engine {
+    /// Makes a session of each run that earlier agents left. Files that were open when an agent died are cut back to
+    /// their last whole block by a thread of its own: they may be large, and new files need not wait for them.
+    ///
+    /// # Errors
+    /// When the data directory cannot be listed. A single run that cannot be read is logged and left alone.
+    pub fn new(node: Node, records: StatusDir) -> Result<Self, EngineError> {
+        let now = Instant::now();
+        let mut engine =
+            Self { node, records, sessions: BTreeMap::new(), last_id: 0, reported: now, saved: now };
+        let mut broken = Vec::new();
+        for dir in engine.node.storage.runs()? {
+            match left_behind(&dir) {
+                Ok(run) => {
+                    let open = run.files.iter().filter(|file| !file.closed);
+                    let open: Vec<String> = open.map(|file| file.name.clone()).collect();
+                    let id = engine.insert(run, dir.clone(), None);
+                    if let (false, Some(session)) = (open.is_empty(), engine.sessions.get_mut(&id)) {
+                        session.mending.clone_from(&open);
+                        broken.push((id, dir, open));
+                    }
+                }
+                Err(error) => {
+                    warn!(directory = %dir.path().display(), error, "left alone: not a run that can be read");
+                }
+            }
+        }
+        let answers = engine.node.answers.clone();
+        thread::Builder::new()
+            .name("recovery".into())
+            .spawn(move || {
+                for (session, dir, open) in broken {
+                    let files = dir.recover(&open).map_err(|error| error.to_string());
+                    let _ = answers.send(Event::Mended { session, files });
+                }
+            })
+            .map_err(EngineError::Thread)?;
+        engine.save_all(false);
+        Ok(engine)
+    }
+
+    /// What is wanted is accepted when it is first seen, and an agent's restart does not make windows longer.
+    #[must_use]
+    pub fn accepted(&self) -> Accepted {
+        let standing = self.sessions.values().filter(|session| !session.run.released);
+        standing.map(|session| (session.run.key(), session.run.accepted)).collect()
+    }
+
+    /// Runs until it is told to shut down, then closes all files.
+    pub fn run(mut self, events: &Receiver<Event>) {
+        loop {
+            let mut links = Vec::new();
+            match events.recv_timeout(TICK) {
+                Ok(Event::Shutdown) | Err(RecvTimeoutError::Disconnected) => break,
+                Ok(event) => self.event(event, &mut links),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let mut shutdown = false;
+            // What else has come meanwhile is worked off before the sessions look around: a burst of link events
+            // makes them look once.
+            for event in events.try_iter().take(1024) {
+                match event {
+                    Event::Shutdown => shutdown = true,
+                    event => self.event(event, &mut links),
+                }
+            }
+            if shutdown {
+                break;
+            }
+            let now = Instant::now();
+            for session in self.sessions.values_mut() {
+                for event in &links {
+                    session.link(event, now);
+                }
+            }
+            self.turn(now);
+        }
+        self.shut_down(events);
+    }
+
+    fn event(&mut self, event: Event, links: &mut Vec<LinkEvent>) {
+        match event {
+            Event::Request(RequestEvent::Wanted(wanted)) => self.wanted(*wanted),
+            Event::Request(RequestEvent::Gone(key)) => self.gone(&key),
+            Event::Request(RequestEvent::Listed) => self.listed(),
+            Event::Link(event) => links.push(event),
+            Event::Answer { session, ticket, answer } => match self.sessions.get_mut(&session) {
+                Some(session) => session.answer(&mut self.node, ticket, answer),
+                None => {
+                    if let Answer::Loaded { ring, .. } = answer {
+                        self.node.rings.release(ring);
+                    }
+                }
+            },
+            Event::Limit { session, limit } => {
+                if let Some(session) = self.sessions.get_mut(&session) {
+                    session.limit_reached(limit);
+                }
+            }
+            Event::Storage { session, news } => {
+                if let Some(session) = self.sessions.get_mut(&session) {
+                    session.storage(news);
+                }
+            }
+            Event::Mended { session, files } => {
+                if let Some(session) = self.sessions.get_mut(&session) {
+                    session.mended(files);
+                }
+            }
+            Event::Shutdown => {}
+        }
+    }
+
+    /// One look at everything.
+    fn turn(&mut self, now: Instant) {
+        for session in self.sessions.values_mut() {
+            session.step(&mut self.node, now);
+        }
+        if now.duration_since(self.reported) >= REPORT {
+            self.reported = now;
+            self.report();
+            self.expire();
+        }
+        let save_counters = now.duration_since(self.saved) >= SAVE;
+        if save_counters {
+            self.saved = now;
+        }
+        self.save_all(save_counters);
+    }
+
+    fn wanted(&mut self, wanted: Wanted) {
+        let now = Instant::now();
+        let known = self.of_key(&wanted.key).map(|session| session.id);
+        if let Some(session) = known.and_then(|id| self.sessions.get_mut(&id)) {
+            return session.request(wanted, now);
+        }
+        let number = self
+            .sessions
+            .values()
+            .filter(|session| session.run.key() == wanted.key)
+            .map(|session| session.run.number + 1)
+            .max()
+            .unwrap_or(0);
+        let mut run = self.new_run(&wanted, number);
+        let dir = match self.node.storage.run_dir(&run.namespace, &run.record) {
+            Ok(dir) => dir,
+            Err(error) => {
+                error!(pod = wanted.pod.name, namespace = wanted.pod.namespace, %error, "cannot make a directory for a capture");
+                return;
+            }
+        };
+        match &wanted.settings {
+            Err(refusal) => self.refused(&mut run, refusal),
+            Ok(_) => {
+                let running = self
+                    .sessions
+                    .values()
+                    .filter(|session| session.run.namespace == run.namespace && !session.is_over())
+                    .count();
+                let most = self.node.limits.captures_per_namespace;
+                if running >= most {
+                    let refusal = Refusal::new(
+                        "TooManyCaptures",
+                        format!(
+                            "Namespace {} already has {running} captures on this node, and {most} are allowed at once. \
+                             End one, then ask again.",
+                            run.namespace
+                        ),
+                    );
+                    self.refused(&mut run, &refusal);
+                }
+            }
+        }
+        self.insert(run, dir, Some(wanted));
+    }
+
+    fn refused(&self, run: &mut Run, refusal: &Refusal) {
+        run.refuse(RunState::Refused, refusal);
+        run.ended = Some(Timestamp::now());
+        warn!(record = run.record, namespace = run.namespace, reason = refusal.reason, "refused: {}", refusal.message);
+    }
+
+    fn new_run(&self, wanted: &Wanted, number: u32) -> Run {
+        let capture = wanted.request.name.clone();
+        let record =
+            names::record(capture.as_deref(), &wanted.pod.name, &wanted.request.uid, &wanted.pod.uid, number);
+        Run {
+            version: VERSION,
+            namespace: wanted.pod.namespace.clone(),
+            record,
+            number,
+            pod: wanted.pod.name.clone(),
+            pod_uid: wanted.pod.uid.clone(),
+            request: wanted.request.kind,
+            request_uid: wanted.request.uid.clone(),
+            capture,
+            node: self.node.name.clone(),
+            namespace_uid: String::new(),
+            settings: wanted.settings.as_ref().ok().cloned(),
+            notes: wanted.notes.clone(),
+            accepted: wanted.request.accepted,
+            state: RunState::Pending,
+            reason: None,
+            message: None,
+            started: None,
+            ended: None,
+            released: false,
+            expired: false,
+            interface: None,
+            attach_mode: None,
+            counted: crate::datapath::Counters::default(),
+            delivered: super::progress::Delivered::default(),
+            bytes_deleted: 0,
+            packets_deleted: 0,
+            next_sequence: 0,
+            files: Vec::new(),
+        }
+    }
+
+    fn insert(&mut self, run: Run, dir: RunDir, wanted: Option<Wanted>) -> SessionId {
+        self.last_id += 1;
+        let session = Session::new(self.last_id, run, dir, wanted, Instant::now());
+        self.sessions.insert(self.last_id, session);
+        self.last_id
+    }
+
+    /// The run of that request that is not yet withdrawn.
+    fn of_key(&self, key: &RunKey) -> Option<&Session> {
+        self.sessions.values().find(|session| !session.run.released && session.run.key() == *key)
+    }
+
+    fn gone(&mut self, key: &RunKey) {
+        let known = self.of_key(key).map(|session| session.id);
+        if let Some(session) = known.and_then(|id| self.sessions.get_mut(&id)) {
+            session.withdraw();
+        }
+    }
+
+    /// Everything that is wanted has been named: runs of earlier agents that were not are over.
+    fn listed(&mut self) {
+        for session in self.sessions.values_mut() {
+            if session.wanted.is_none() && !session.run.released {
+                session.withdraw();
+            }
+        }
+    }
+
+    /// Reads counters, lets files tell of loss, writes the records of sessions whose counters moved.
+    fn report(&mut self) {
+        for session in self.sessions.values_mut() {
+            let before = session.counted();
+            let Some((tap, info)) = session.tap() else { continue };
+            let now = match tap.counters() {
+                Ok(now) => now,
+                Err(error) => {
+                    warn!(record = session.run.record, %error, "cannot read a tap's counters");
+                    continue;
+                }
+            };
+            let delivered = session.progress.delivered();
+            // Files end with what was last told here, and tell of loss.
+            self.node.consumer.statistics(info.id, now);
+            session.live = now;
+            if before != session.counted() || session.run.delivered != delivered {
+                session.run.delivered = delivered;
+                let record = record(session);
+                publish(&self.records, &record);
+            }
+        }
+    }
+
+    /// Removes what retention does not protect any longer.
+    fn expire(&mut self) {
+        let now = Timestamp::now();
+        let mut forgotten = Vec::new();
+        for (id, session) in &mut self.sessions {
+            if !session.is_over() {
+                continue;
+            }
+            let retention = session.run.settings.as_ref().map_or(GoDuration::from_secs(3600), |s| s.retention);
+            let due = session.run.ended.is_some_and(|ended| {
+                SignedDuration::try_from(retention.0).is_ok_and(|kept| now.duration_since(ended) >= kept)
+            });
+            if due && !session.run.expired {
+                info!(record = session.run.record, namespace = session.run.namespace, "retention is over: removing the files");
+                if let Err(error) = session.dir.remove_files() {
+                    warn!(record = session.run.record, %error, "cannot remove the files of an expired capture");
+                    continue;
+                }
+                session.run.files.clear();
+                session.run.expired = true;
+                session.unsaved = true;
+                self.records.remove(&session.run.namespace, &session.run.record);
+            }
+            if session.run.expired && session.run.released {
+                match session.dir.clone().remove() {
+                    Ok(()) => forgotten.push(*id),
+                    Err(error) => warn!(record = session.run.record, %error, "cannot remove an expired capture"),
+                }
+            }
+        }
+        for id in forgotten {
+            self.sessions.remove(&id);
+        }
+    }
+
+    /// Writes what changed to `run.json` and to the records; with `counters`, also runs of which only counters moved.
+    fn save_all(&mut self, counters: bool) {
+        for session in self.sessions.values_mut() {
+            let unsaved = std::mem::take(&mut session.unsaved);
+            if !unsaved && !(counters && !session.is_over()) {
+                continue;
+            }
+            session.run.delivered = session.progress.delivered();
+            let kept = serde_json::to_vec_pretty(&session.run).map_err(|error| error.to_string()).and_then(|json| {
+                session.dir.write_json(&json).map_err(|error| error.to_string())
+            });
+            if let Err(error) = kept {
+                // Tried again at the next change or in some seconds; the files themselves are not harmed.
+                warn!(record = session.run.record, error, "cannot write run.json");
+            }
+            if unsaved && !session.run.expired {
+                publish(&self.records, &record(session));
+            }
+        }
+    }
+
+    /// Stops all taps at once and has every file closed. Runs are not ended by this: the next agent continues them.
+    fn shut_down(mut self, events: &Receiver<Event>) {
+        info!("stopping: taps are halted and files closed");
+        let deadline = Instant::now() + CLOSE;
+        for session in self.sessions.values() {
+            session.controls().for_each(|control| control.set_halted(true));
+        }
+        // No tap is detached first: that takes 25 ms each, and the kernel does it when the agent is gone. Packets
+        // under way when the taps were halted have long arrived after this.
+        thread::sleep(Duration::from_millis(20));
+        for session in self.sessions.values_mut() {
+            match std::mem::replace(&mut session.phase, Phase::Between) {
+                Phase::Tapped { tap, info } | Phase::Reloading { tap, info, .. } => {
+                    session.retire(&mut self.node, &tap, &info);
+                    // Dropped with the process: its descriptors are closed then, which detaches it.
+                    session.phase = Phase::Draining;
+                    self.node.leave_attached(tap);
+                }
+                phase => session.phase = phase,
+            }
+        }
+        let mut links = Vec::new();
+        while self.sessions.values().any(|session| session.open_streams > 0) {
+            let Some(left) = deadline.checked_duration_since(Instant::now()) else {
+                warn!("some files were not closed in time; they are cut to their last whole block at the next start");
+                break;
+            };
+            match events.recv_timeout(left.min(TICK)) {
+                Ok(Event::Answer { session, ticket, answer }) => {
+                    self.event(Event::Answer { session, ticket, answer }, &mut links);
+                    self.retire_late(session);
+                }
+                Ok(event @ (Event::Storage { .. } | Event::Limit { .. })) => self.event(event, &mut links),
+                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        // A run that ended just now has ended; all others are continued by the next agent.
+        for session in self.sessions.values_mut() {
+            if let (false, Some(ending)) = (session.is_over(), session.ending.clone()) {
+                session.phase = session.conclude(&ending);
+            }
+            session.unsaved = true;
+        }
+        self.save_all(true);
+    }
+
+    /// A tap that a worker still had when the taps were halted.
+    fn retire_late(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        match std::mem::replace(&mut session.phase, Phase::Between) {
+            Phase::Tapped { tap, info } => {
+                info.control.set_halted(true);
+                session.retire(&mut self.node, &tap, &info);
+                session.phase = Phase::Draining;
+                self.node.leave_attached(tap);
+            }
+            phase => session.phase = phase,
+        }
+    }
+}
+
+/// Reads a run that an earlier agent left.
+fn left_behind(dir: &RunDir) -> Result<Run, String> {
+    let json = dir.read_json().map_err(|error| error.to_string())?.ok_or("it holds no run.json")?;
+    let mut run: Run = serde_json::from_slice(&json).map_err(|error| format!("run.json: {error}"))?;
+    if run.version != VERSION {
+        return Err(format!("run.json has version {}, this agent reads {VERSION}", run.version));
+    }
+    // Packets are counted by files: what run.json says of them may be some seconds older than the agent's end.
+    run.files.retain(|file| file.closed);
+    run.delivered.packets = run.packets_in_files();
+    for file in dir.files().map_err(|error| error.to_string())? {
+        run.next_sequence = run.next_sequence.max(file.sequence + 1);
+        if !run.files.iter().any(|known| known.name == file.name) {
+            run.note_file(File { name: file.name, bytes: file.bytes, packets: 0, closed: false });
+        }
+    }
+    Ok(run)
+}
+
+fn publish(records: &StatusDir, record: &PodCapture) {
+    if let Err(error) = records.write(record) {
+        warn!(%error, "cannot write a record");
+    }
+}
+
+/// The record of a run, as users see it.
+fn record(session: &Session) -> PodCapture {
+    let run = &session.run;
+    let counted = session.counted();
+    let delivered = session.progress.delivered();
+    let total = counted.total();
+    let direction = |of: &capture_common::DirectionCounters| DirectionStatus {
+        seen: of.seen,
+        matched: of.matched,
+        captured: of.captured,
+        bytes: of.bytes,
+    };
+    let mut status = PodCaptureStatus {
+        state: run.state,
+        reason: run.reason.clone(),
+        message: run.message.clone(),
+        notes: run.notes.clone(),
+        from_pod: direction(&counted.from_pod),
+        to_pod: direction(&counted.to_pod),
+        drops: Drops { ring: total.ring_full, rate: total.rate_limited, storage: delivered.storage_drops },
+        sampled_out: total.sampled_out,
+        truncated: total.truncated,
+        beyond_limit: delivered.beyond_limit,
+        interface: run.interface.clone(),
+        attach_mode: run.attach_mode.clone(),
+        files: run.file_statuses(),
+        packets: delivered.packets,
+        bytes: run.bytes(),
+        start_time: run.started,
+        end_time: run.ended,
+        ..PodCaptureStatus::default()
+    };
+    status.summarize();
+    let mut record = PodCapture::new(
+        &run.record,
+        PodCaptureSpec {
+            pod: run.pod.clone(),
+            pod_uid: run.pod_uid.clone(),
+            namespace_uid: run.namespace_uid.clone(),
+            request: run.request,
+            capture: run.capture.clone(),
+            request_uid: run.request_uid.clone(),
+            node: run.node.clone(),
+            settings: run.settings.clone(),
+        },
+    );
+    record.metadata.namespace = Some(run.namespace.clone());
+    record.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(run.accepted));
+    record.status = Some(status);
+    record
+}
+

@@ -1,0 +1,202 @@
+//! `run.json`: the truth about one run, beside its files. What an agent finds here after a restart decides what is
+//! continued and what is over; API records and `.status` are projections of it.
+
+use capture_api::{FileStatus, Refusal, RequestKind, RunState, Settings};
+use capture_common::DirectionCounters;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::progress::Delivered;
+use crate::{
+    datapath::Counters,
+    requests::{RequestId, RunKey},
+};
+
+/// Version of the file's shape.
+pub const VERSION: u32 = 1;
+
+/// One run: one capture of one pod once.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Run {
+    /// [`VERSION`] when it was written.
+    pub version: u32,
+    /// The namespace of pod and request.
+    pub namespace: String,
+    /// The record's name, also the directory's and the files'.
+    pub record: String,
+    /// Runs of the same request on the same pod count from 0: a label put on again starts the next one.
+    pub number: u32,
+    /// The pod's name.
+    pub pod: String,
+    /// The pod's UID.
+    #[serde(rename = "podUID")]
+    pub pod_uid: String,
+    /// Who asked.
+    pub request: RequestKind,
+    /// The PacketCapture's UID; the pod's for a label.
+    #[serde(rename = "requestUID")]
+    pub request_uid: String,
+    /// The PacketCapture's name; absent for a label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capture: Option<String>,
+    /// The node.
+    pub node: String,
+    /// UID of the namespace; empty where there is no Kubernetes.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub namespace_uid: String,
+    /// The settings in force; absent when the request was refused before it had any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<Settings>,
+    /// What was clipped or not taken over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// When the request was accepted: its window starts then, unless it names a start.
+    pub accepted: Timestamp,
+    /// Where the run is in its life.
+    pub state: RunState,
+    /// Why, in CamelCase.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Why, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// When the first tap was attached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<Timestamp>,
+    /// When the run ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Timestamp>,
+    /// The request was withdrawn; the same request made again starts another run.
+    #[serde(default)]
+    pub released: bool,
+    /// Retention is over and the files are gone. The record is kept only to know, while the request still stands,
+    /// that it has been carried out.
+    #[serde(default)]
+    pub expired: bool,
+    /// Host interface of the latest tap.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// How the latest tap was attached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attach_mode: Option<String>,
+    /// What taps that are gone counted, together.
+    #[serde(default, with = "CountersShape")]
+    pub counted: Counters,
+    /// What is in the files, and what was kept out.
+    #[serde(default)]
+    pub delivered: Delivered,
+    /// Bytes of files that rotation deleted.
+    #[serde(default)]
+    pub bytes_deleted: u64,
+    /// Packets in files that rotation deleted.
+    #[serde(default)]
+    pub packets_deleted: u64,
+    /// The sequence number of the next file.
+    #[serde(default)]
+    pub next_sequence: u32,
+    /// The files that are kept, oldest first.
+    #[serde(default)]
+    pub files: Vec<File>,
+}
+
+/// One file of a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct File {
+    /// Its name in the run's directory.
+    pub name: String,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Packets in it.
+    pub packets: u64,
+    /// Whether it is complete.
+    pub closed: bool,
+}
+
+impl Run {
+    /// Whose run it is.
+    #[must_use]
+    pub fn key(&self) -> RunKey {
+        RunKey {
+            namespace: self.namespace.clone(),
+            request: match self.request {
+                RequestKind::Label => RequestId::Label,
+                RequestKind::PacketCapture => RequestId::PacketCapture(self.request_uid.clone()),
+            },
+            pod_uid: self.pod_uid.clone(),
+        }
+    }
+
+    /// Bytes of all files of the run as written, the deleted ones included.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes_deleted + self.files.iter().map(|file| file.bytes).sum::<u64>()
+    }
+
+    /// Sets the state with its reason and message.
+    pub fn set(&mut self, state: RunState, reason: &str, message: impl Into<String>) {
+        self.state = state;
+        self.reason = (!reason.is_empty()).then(|| reason.to_owned());
+        let message = message.into();
+        self.message = (!message.is_empty()).then_some(message);
+    }
+
+    /// Sets the state to Refused or Failed for that cause.
+    pub fn refuse(&mut self, state: RunState, cause: &Refusal) {
+        self.set(state, &cause.reason, cause.message.clone());
+    }
+
+    /// The files as the record shows them.
+    #[must_use]
+    pub fn file_statuses(&self) -> Vec<FileStatus> {
+        self.files.iter().map(|file| FileStatus { name: file.name.clone(), bytes: file.bytes }).collect()
+    }
+
+    /// Packets in all files of the run, the deleted ones included.
+    #[must_use]
+    pub fn packets_in_files(&self) -> u64 {
+        self.packets_deleted + self.files.iter().map(|file| file.packets).sum::<u64>()
+    }
+
+    /// A file of the run is new, has grown, or was closed.
+    pub fn note_file(&mut self, news: File) {
+        match self.files.iter_mut().find(|file| file.name == news.name) {
+            Some(file) => *file = news,
+            None => self.files.push(news),
+        }
+    }
+
+    /// Rotation deleted a file.
+    pub fn note_deleted(&mut self, name: &str) {
+        if let Some(at) = self.files.iter().position(|file| file.name == name) {
+            let deleted = self.files.remove(at);
+            self.bytes_deleted += deleted.bytes;
+            self.packets_deleted += deleted.packets;
+        }
+    }
+}
+
+/// How [`Counters`] are written.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Counters", rename_all = "camelCase")]
+struct CountersShape {
+    #[serde(with = "DirectionShape")]
+    from_pod: DirectionCounters,
+    #[serde(with = "DirectionShape")]
+    to_pod: DirectionCounters,
+}
+
+/// How [`DirectionCounters`] are written.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "DirectionCounters", rename_all = "camelCase")]
+struct DirectionShape {
+    seen: u64,
+    matched: u64,
+    captured: u64,
+    bytes: u64,
+    sampled_out: u64,
+    rate_limited: u64,
+    ring_full: u64,
+    truncated: u64,
+}
