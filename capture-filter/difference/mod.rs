@@ -2,7 +2,6 @@
 
 pub(crate) mod batch;
 pub(crate) mod expressions;
-pub(crate) mod hostile;
 pub(crate) mod packets;
 pub(crate) mod random;
 

@@ -7,6 +7,8 @@
 mod compiler;
 #[path = "../difference/mod.rs"]
 mod difference;
+#[path = "fuzz/hostile.rs"]
+mod hostile;
 #[path = "fuzz/kernel.rs"]
 mod kernel;
 

@@ -13,6 +13,7 @@ mod filter;
 pub mod insn;
 pub mod kernel;
 pub mod sandbox;
+pub mod savefile;
 pub mod splice;
 pub mod text;
 pub mod translate;

@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use capture_filter::{Compiler, FilterError};
 
 use crate::Progress;
-use crate::difference::hostile;
 use crate::difference::random::Random;
+use crate::hostile;
 
 /// Texts at least, however soon the comparisons are done.
 const TEXTS: u64 = 500;

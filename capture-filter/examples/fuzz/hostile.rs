@@ -1,7 +1,7 @@
 //! Texts that nobody writes in good faith.
 
-use super::expressions;
-use super::random::Random;
+use crate::difference::expressions;
+use crate::difference::random::Random;
 
 /// A text, mostly of 4 KiB and mostly refused.
 pub(crate) fn text(random: &mut Random) -> String {
