@@ -5,7 +5,7 @@ use kube::core::CustomResourceExt;
 use serde_json::{Value, json};
 
 fn crd<T: CustomResourceExt>() -> Value {
-    serde_json::to_value(T::crd()).unwrap()
+    serde_json::to_value(T::crd()).expect("a definition is JSON")
 }
 
 /// Calls `visit` with each schema below, and its path.

@@ -1,3 +1,5 @@
+use capture_api::{GoDuration, MAX_SNAP_LENGTH, Rotation};
+
 use super::*;
 
 fn parse(text: &str) -> Result<Config, ConfigError> {

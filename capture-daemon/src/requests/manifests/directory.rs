@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -53,6 +54,8 @@ struct Entry {
     since: Instant,
     /// It has been read as it is.
     read: bool,
+    /// Hash of what was found last, so that nothing is found twice.
+    found: Option<u64>,
     missing: Option<Instant>,
 }
 
@@ -164,31 +167,48 @@ impl Directory {
             fingerprint,
             since: now,
             read: false,
+            found: None,
             missing: None,
         });
         entry.missing = None;
-        if entry.fingerprint != fingerprint {
-            *entry = Entry { fingerprint, since: now, read: false, missing: None };
-        }
-        if entry.read || !(closed || first || now - entry.since >= SETTLE) {
+        entry.notice(fingerprint, now);
+        // Times of files are coarse: one that was closed may differ although its fingerprint does not.
+        if !closed && (entry.read || !(first || now - entry.since >= SETTLE)) {
             return;
         }
-        match read(directory, name) {
-            Ok((text, read)) => {
-                if read != fingerprint {
-                    // Written to meanwhile: wait until it is closed or settles.
-                    *entry = Entry { fingerprint: read, since: now, read: false, missing: None };
-                    return;
-                }
-                entry.read = true;
-                if let Some(format) = format_of(name) {
-                    found.push(Found::Text(name.to_owned(), format, text));
-                }
-            }
-            Err(why) => {
-                entry.read = true;
-                found.push(Found::Unreadable(name.to_owned(), why));
-            }
+        let result = read(directory, name);
+        if let Ok((_, read)) = &result
+            && *read != fingerprint
+        {
+            // Written to meanwhile: wait until it is closed or settles.
+            entry.notice(*read, now);
+            return;
+        }
+        entry.read = true;
+        let result = result.map(|(text, _)| text);
+        let hash = {
+            let mut hasher = DefaultHasher::new();
+            result.hash(&mut hasher);
+            hasher.finish()
+        };
+        if entry.found.replace(hash) == Some(hash) {
+            return;
+        }
+        match (result, format_of(name)) {
+            (Ok(text), Some(format)) => found.push(Found::Text(name.to_owned(), format, text)),
+            (Ok(_), None) => {}
+            (Err(why), _) => found.push(Found::Unreadable(name.to_owned(), why)),
+        }
+    }
+}
+
+impl Entry {
+    /// What the file looks like now.
+    fn notice(&mut self, fingerprint: Fingerprint, now: Instant) {
+        if self.fingerprint != fingerprint {
+            self.fingerprint = fingerprint;
+            self.since = now;
+            self.read = false;
         }
     }
 }

@@ -28,8 +28,10 @@ pub struct Manifest {
     pub pods: Vec<PodObject>,
     /// Its captures.
     pub captures: Vec<CaptureObject>,
-    /// What cannot be attributed to a record, one sentence each.
+    /// What is wrong and cannot be attributed to a record, one sentence each.
     pub complaints: Vec<String>,
+    /// Objects of other kinds, one sentence each.
+    pub ignored: Vec<String>,
 }
 
 /// Reads a manifest. What is wrong with one object is kept with the object where it can be told whose it is.
@@ -58,7 +60,19 @@ impl Manifest {
     /// Whether it holds nothing at all, not even something to complain of.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.pods.is_empty() && self.captures.is_empty() && self.complaints.is_empty()
+        self.pods.is_empty()
+            && self.captures.is_empty()
+            && self.complaints.is_empty()
+            && self.ignored.is_empty()
+    }
+
+    /// Its objects, by kind, namespace and name.
+    pub fn objects(&self) -> impl Iterator<Item = (&str, &str, &str)> {
+        let pods = self.pods.iter().map(|pod| ("Pod", pod.pod.namespace.as_str(), pod.pod.name.as_str()));
+        let captures = self.captures.iter();
+        pods.chain(
+            captures.map(|capture| ("PacketCapture", capture.namespace.as_str(), capture.name.as_str())),
+        )
     }
 
     fn add(&mut self, document: Value, lists: bool) {
@@ -70,11 +84,12 @@ impl Manifest {
         };
         let text = |name: &str| fields.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
         let (api_version, kind) = (text("apiVersion"), text("kind"));
-        if lists && kind.ends_with("List") {
-            if let Some(Value::Array(items)) = fields.remove("items") {
-                items.into_iter().for_each(|item| self.add(item, false));
-                return;
-            }
+        if lists
+            && kind.ends_with("List")
+            && let Some(Value::Array(items)) = fields.remove("items")
+        {
+            items.into_iter().for_each(|item| self.add(item, false));
+            return;
         }
         let identity = match Identity::of(&kind, &fields) {
             Ok(identity) => identity,
@@ -91,7 +106,7 @@ impl Manifest {
                 let expected = if kind == "Pod" { "v1" } else { API_VERSION };
                 self.complaints.push(format!("{what}: apiVersion is \"{other}\"; write {expected}"));
             }
-            _ => self.complaints.push(format!("{what}: only Pod and PacketCapture manifests are read")),
+            _ => self.ignored.push(format!("{what}: only Pod and PacketCapture manifests are read")),
         }
     }
 }
@@ -338,164 +353,4 @@ fn shown(value: &Value) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn yaml(text: &str) -> Manifest {
-        parse(text, Format::Yaml).unwrap()
-    }
-
-    fn only_pod(text: &str) -> PodObject {
-        let manifest = yaml(text);
-        assert!(manifest.complaints.is_empty() && manifest.pods.len() == 1, "{manifest:?}");
-        manifest.pods.into_iter().next().unwrap()
-    }
-
-    fn problem(text: &str) -> String {
-        only_pod(text).problem.expect("a problem").message
-    }
-
-    const POD: &str = "apiVersion: v1
-kind: Pod
-metadata:
-  name: web
-  labels: {podtap.dev/capture: \"true\", app: web}
-  annotations: {podtap.dev/interface: veth0, other.dev/x: y}
-spec: {containers: [{name: web, image: web}]}
-status: {podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}, {ip: \"fd00::1\"}]}
-";
-
-    #[test]
-    fn a_pod_is_read() {
-        let pod = only_pod(POD);
-        assert_eq!((pod.pod.namespace.as_str(), pod.pod.name.as_str()), ("default", "web"));
-        assert_eq!(pod.pod.uid, names::derived_uid("Pod", "default", "web"));
-        assert_eq!(pod.pod.labels["app"], "web");
-        assert_eq!(pod.annotations["other.dev/x"], "y");
-        assert_eq!(pod.pod.interface, Interface::Host("veth0".into()));
-        assert_eq!(pod.pod.addresses, ["10.0.0.1".parse::<IpAddr>().unwrap(), "fd00::1".parse().unwrap()]);
-        assert_eq!(pod.problem, None);
-    }
-
-    #[test]
-    fn many_documents_lists_and_json_are_read() {
-        let capture = "apiVersion: podtap.dev/v1alpha1
-kind: PacketCapture
-metadata: {name: all, namespace: team-a, uid: abc}
-spec: {podSelector: {}, limits: {packets: 1k}, filter: }
-";
-        let manifest = yaml(&format!("---\n{POD}---\n# nothing\n---\n{capture}"));
-        assert_eq!((manifest.pods.len(), manifest.captures.len(), manifest.complaints.len()), (1, 1, 0));
-        let read = &manifest.captures[0];
-        assert_eq!(
-            (read.namespace.as_str(), read.name.as_str(), read.uid.as_str()),
-            ("team-a", "all", "abc")
-        );
-        let spec = read.spec.as_ref().unwrap();
-        assert_eq!(spec.limits.as_ref().unwrap().packets, Some("1k".into()));
-        assert_eq!(spec.filter, None);
-
-        let list = r#"{"apiVersion":"v1","kind":"List","items":[
-            {"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","annotations":{"podtap.dev/netns":"/run/netns/a"}}}]}
-            {"apiVersion":"v1","kind":"Pod","metadata":{"name":"b"}}"#;
-        let manifest = parse(list, Format::Json).unwrap();
-        let names: Vec<_> = manifest.pods.iter().map(|pod| pod.pod.name.as_str()).collect();
-        assert_eq!(names, ["a", "b"]);
-        assert_eq!(manifest.pods[0].pod.interface, Interface::Netns("/run/netns/a".into()));
-    }
-
-    #[test]
-    fn what_should_have_been_quoted_is_said() {
-        let unquoted = POD.replace("\"true\"", "true");
-        assert_eq!(
-            problem(&unquoted),
-            "metadata.labels: podtap.dev/capture is no text; write \"true\" in quotes."
-        );
-        // It is still known that the pod should be captured, so that the refusal has a record.
-        assert_eq!(only_pod(&unquoted).pod.labels["podtap.dev/capture"], "true");
-        assert_eq!(
-            problem(&POD.replace("other.dev/x: y", "podtap.dev/max-packets: 100")),
-            "metadata.annotations: podtap.dev/max-packets is no text; write \"100\" in quotes."
-        );
-    }
-
-    #[test]
-    fn a_pod_that_cannot_be_captured_says_why() {
-        let shared = problem(&POD.replace("{containers", "{hostNetwork: true, containers"));
-        assert!(shared.contains("node's own network"), "{shared}");
-        assert!(
-            problem(&POD.replace("spec: {containers: [{name: web, image: web}]}", "spec: no"))
-                .contains("read")
-        );
-        let place = |text: &str| problem(&POD.replace("podtap.dev/interface: veth0", text));
-        assert!(place("a: b").contains("podtap.dev/netns"));
-        assert!(place("podtap.dev/interface: veth0, podtap.dev/netns: /x").contains("both set"));
-        assert!(place("podtap.dev/netns: x/y").contains("no absolute path"));
-        for name in ["\"\"", "..", "a/b", "a b", "veth0123456789ab", "\"a:b\""] {
-            let message = place(&format!("podtap.dev/interface: {name}"));
-            assert!(message.contains("no interface's name"), "{message}");
-        }
-    }
-
-    #[test]
-    fn what_belongs_to_nobody_is_complained_of() {
-        let complaint = |text: &str| {
-            let manifest = yaml(text);
-            assert!(manifest.pods.is_empty() && manifest.captures.is_empty());
-            manifest.complaints.join(";")
-        };
-        assert!(complaint("just text").contains("\"just text\", which is no object"));
-        assert!(complaint("metadata: {name: x}").contains("without a kind"));
-        assert!(complaint("{apiVersion: v1, kind: Pod}").contains("without metadata.name"));
-        for name in ["../x", "/etc", "A", "\"\"", "12", "\"a\\0b\""] {
-            let text = complaint(&format!("{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}}}"));
-            assert!(text.contains("is no name"), "{text}");
-        }
-        let text = complaint("{apiVersion: v1, kind: Pod, metadata: {name: x, namespace: ../y}}");
-        assert!(text.contains("\"../y\" is no namespace"), "{text}");
-        let text = complaint("{apiVersion: v1, kind: Service, metadata: {name: x}}");
-        assert!(text.contains("Service default/x"), "{text}");
-        let text = complaint("{apiVersion: podtap.dev/v1, kind: PacketCapture, metadata: {name: x}}");
-        assert!(text.contains("write podtap.dev/v1alpha1"), "{text}");
-    }
-
-    fn captured(spec: &str) -> Manifest {
-        yaml(&format!(
-            "{{apiVersion: {API_VERSION}, kind: PacketCapture, metadata: {{name: c}}, spec: {spec}}}"
-        ))
-    }
-
-    #[test]
-    fn a_bad_field_refuses_the_capture_and_a_bad_selector_leaves_nobody_to_tell() {
-        let manifest = captured("{podNames: [a], durration: 1m}");
-        let refusal = manifest.captures[0].spec.as_ref().unwrap_err();
-        assert_eq!(refusal.reason, reasons::UNKNOWN_FIELD);
-        assert_eq!(refusal.message, "There is no field spec.durration: did you mean spec.duration?");
-        assert!(manifest.captures[0].selection.selects("a", &BTreeMap::new()));
-
-        for spec in ["{podSelector: {matchLabel: {}}}", "{podNames: a}", "{filter: tcp}", "[]"] {
-            let manifest = captured(spec);
-            assert!(manifest.captures.is_empty(), "{spec}");
-            assert!(manifest.complaints[0].starts_with("PacketCapture default/c: "), "{manifest:?}");
-        }
-        let top = yaml(&format!(
-            "{{apiVersion: {API_VERSION}, kind: PacketCapture, metadata: {{name: c}}, spec: {{podSelector: {{}}}}, sepc: 1}}"
-        ));
-        let refusal = top.captures[0].spec.as_ref().unwrap_err();
-        assert_eq!(refusal.message, "There is no field sepc: did you mean spec?");
-    }
-
-    #[test]
-    fn half_a_manifest_is_an_error_that_says_where() {
-        let error = parse("kind: Pod\nmetadata: {name: we", Format::Yaml).unwrap_err();
-        assert!(error.contains("line 2") && !error.contains('\n'), "{error}");
-        assert!(parse("{\"kind\": \"Po", Format::Json).is_err());
-        assert!(parse(&"[".repeat(100_000), Format::Yaml).is_err());
-        assert!(parse(&"[".repeat(100_000), Format::Json).is_err());
-        let laughs = (1..30).fold("a0: &a0 [x]\n".to_owned(), |text, n| {
-            let alias = format!("*a{}", n - 1);
-            format!("{text}a{n}: &a{n} [{}]\n", [alias.as_str(); 10].join(", "))
-        });
-        assert!(parse(&laughs, Format::Yaml).is_err());
-    }
-}
+mod tests;

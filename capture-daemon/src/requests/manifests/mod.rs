@@ -197,8 +197,12 @@ impl Source {
                 Ok(manifest) if manifest.is_empty() && self.store.knows(&file) => {
                     self.keep(&file, "it is empty; remove it to end what it asked for")
                 }
+                // What is wrong may well be an object that was good before, half edited.
+                Ok(manifest) if !manifest.complaints.is_empty() && self.store.loses(&file, &manifest) => {
+                    self.keep(&file, &manifest.complaints.join("; "))
+                }
                 Ok(manifest) => {
-                    for complaint in &manifest.complaints {
+                    for complaint in manifest.complaints.iter().chain(&manifest.ignored) {
                         warn!(?file, "{complaint}");
                     }
                     self.store.take(&file, manifest);

@@ -55,6 +55,14 @@ impl Store {
         self.files.contains_key(file)
     }
 
+    /// Whether the file spoke for an object that `manifest` does not hold.
+    #[must_use]
+    pub fn loses(&self, file: &OsStr, manifest: &Manifest) -> bool {
+        let held: BTreeSet<_> = manifest.objects().collect();
+        let known = self.files.get(file).map(|known| &known.manifest);
+        known.is_some_and(|known| known.objects().any(|object| !held.contains(&object)))
+    }
+
     /// All objects in force, and complaints about conflicts that are new.
     pub fn objects(&mut self) -> (Vec<PodObject>, Vec<CaptureObject>, Vec<String>) {
         let mut files: Vec<_> = self.files.iter().collect();

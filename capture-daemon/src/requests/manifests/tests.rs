@@ -161,6 +161,21 @@ fn a_half_written_change_is_not_taken_over_and_is_noted() {
 }
 
 #[test]
+fn an_edit_that_makes_an_object_unreadable_does_not_end_it() {
+    let whole = format!("{}---\n{}", labelled("a", ""), labelled("b", ""));
+    let (watched, _) = Watched::start(&[("a.yaml", &whole)]);
+    watched.write("a.yaml", &whole.replacen("name: a", "name: A!", 1));
+    for kept in [watched.wanted(), watched.wanted()] {
+        assert!(kept.notes[0].contains("metadata.name \"A!\" is no name"), "{:?}", kept.notes);
+    }
+    // Taking an object out is no mistake, even beside one that is not ours.
+    watched.write("a.yaml", &format!("{}---\n{{kind: Service, metadata: {{name: s}}}}", labelled("a", "")));
+    let gone = watched.next();
+    assert!(matches!(gone, RequestEvent::Gone(_)), "{gone:?}");
+    assert!(watched.wanted().notes.is_empty());
+}
+
+#[test]
 fn a_file_that_is_still_open_is_left_alone_until_it_is_closed() {
     use std::io::Write;
     let (watched, _) = Watched::start(&[]);
