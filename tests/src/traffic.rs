@@ -24,6 +24,8 @@ pub struct Flood<'a> {
     pub port: u16,
     /// How many packets.
     pub packets: u64,
+    /// For how long at most; until all are sent when none.
+    pub seconds: Option<f64>,
     /// Bytes of each frame from the Ethernet header on, 60 at least.
     pub frame: usize,
     /// Packets a second; as fast as it goes when none.
@@ -44,7 +46,7 @@ pub struct Sent {
 impl<'a> Flood<'a> {
     /// That many packets of 64 bytes, as fast as it goes.
     pub fn new(from: &'a Pod, to: &'a Pod, port: u16, packets: u64) -> Self {
-        Self { from, to, port, packets, frame: 64, rate: None, cpu: None }
+        Self { from, to, port, packets, seconds: None, frame: 64, rate: None, cpu: None }
     }
 
     /// Sends them all.
@@ -60,6 +62,9 @@ impl<'a> Flood<'a> {
         command.args(["--to", &self.to.v4.to_string(), "--to-mac", &mac_text(self.to.mac)]);
         command.args(["--port", &self.port.to_string(), "--packets", &self.packets.to_string()]);
         command.args(["--frame", &self.frame.to_string()]);
+        if let Some(seconds) = self.seconds {
+            command.args(["--seconds", &seconds.to_string()]);
+        }
         if let Some(rate) = self.rate {
             command.args(["--rate", &rate.to_string()]);
         }

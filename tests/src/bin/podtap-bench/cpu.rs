@@ -32,7 +32,8 @@ pub(crate) fn threads(process: u32) -> Result<Vec<(String, Duration)>> {
         else {
             continue;
         };
-        let spent = times.split_whitespace().next().and_then(|word| word.parse().ok()).context("schedstat")?;
+        let spent =
+            times.split_whitespace().next().and_then(|word| word.parse().ok()).context("schedstat")?;
         found.push((name.trim().to_owned(), Duration::from_nanos(spent)));
     }
     Ok(found)

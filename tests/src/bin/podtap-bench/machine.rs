@@ -1,6 +1,5 @@
 //! What the bench runs on, and how it is made ready.
 
-use std::ffi::CStr;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
@@ -10,7 +9,7 @@ use podtap_tests::process::{output, target};
 use serde_json::{Value, json};
 
 /// What figures depend on: kernel, processor, disk, versions.
-pub(crate) fn describe(pages: &Path) -> Value {
+pub(crate) fn describe(scratch: &Path) -> Value {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
     let field = |text: &str, name: &str| {
@@ -27,7 +26,7 @@ pub(crate) fn describe(pages: &Path) -> Value {
         "processor": field(&cpuinfo, "model name"),
         "cores": std::thread::available_parallelism().map_or(0, usize::from),
         "memory": field(&read("/proc/meminfo"), "MemTotal"),
-        "disk": disk(pages),
+        "disk": disk(scratch),
         "governor": read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").trim(),
         "bpfJit": read("/proc/sys/net/core/bpf_jit_enable").trim(),
         "tcpdump": first_line("tcpdump", "--version"),
@@ -86,13 +85,8 @@ pub(crate) fn check() -> Result<()> {
     if std::thread::available_parallelism().map_or(0, usize::from) < 2 {
         bail!("the sender and the tools need a core each: two cores at least");
     }
-    for program in [c"tcpdump", c"dumpcap", c"iperf3"] {
-        find(program)?;
+    for program in ["tcpdump", "dumpcap", "iperf3"] {
+        output(Command::new(program).arg("--version"))?;
     }
     Ok(())
-}
-
-fn find(program: &CStr) -> Result<()> {
-    let name = program.to_str()?;
-    output(Command::new(name).arg("--version")).map(drop)
 }

@@ -152,11 +152,13 @@ pub(crate) struct Row {
 impl Row {
     /// The row as a table, for a terminal and for a document alike.
     pub(crate) fn text(&self) -> String {
-        let head = ["", "podtap", "tcpdump", "dumpcap", "none", "judged: median [quartiles]", "target", "met"];
+        let head =
+            ["", "podtap", "tcpdump", "dumpcap", "none", "judged: median [quartiles]", "target", "met"];
         let mut lines = vec![head.map(str::to_owned).to_vec()];
         lines.extend(self.measures.iter().map(Measure::cells));
-        let widths: Vec<usize> =
-            (0..head.len()).map(|column| lines.iter().map(|line| line[column].len()).max().unwrap_or(0)).collect();
+        let widths: Vec<usize> = (0..head.len())
+            .map(|column| lines.iter().map(|line| line[column].len()).max().unwrap_or(0))
+            .collect();
         let mut text = format!("### {} ({:.0} s)\n\n", self.title, self.seconds);
         for (number, line) in lines.iter().enumerate() {
             let cells: Vec<String> =
@@ -198,8 +200,7 @@ mod tests {
 
     #[test]
     fn a_target_is_judged_by_what_it_names() {
-        let mut measure =
-            Measure::new("x", "us", Judged::RatioTo(Tool::Tcpdump), Target::AtMost(0.6));
+        let mut measure = Measure::new("x", "us", Judged::RatioTo(Tool::Tcpdump), Target::AtMost(0.6));
         for (own, other) in [(1.0, 2.0), (1.0, 4.0), (9.0, 1.0)] {
             measure.push(Tool::Podtap, own);
             measure.push(Tool::Tcpdump, other);

@@ -1,0 +1,95 @@
+//! What all rows share: pods, tools, rounds.
+
+use std::time::Instant;
+
+use anyhow::Result;
+use podtap_tests::pods::{Pod, Pods};
+
+use crate::report::{Measure, Row};
+use crate::tool::{Tool, Tools};
+use crate::{cpu, flood};
+
+/// Port of numbered packets.
+pub(crate) const PORT: u16 = 7;
+
+/// Caps that let the bench ask for whatever it wants; all else as it is by default.
+const CONFIGURATION: &str = "
+caps:
+  duration: 24h
+  bytes: 100Ti
+  capturesPerNamespace: 1000
+maxDiskPercent: 90
+log: {level: debug}
+";
+
+/// The bench at work.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    pub(crate) pods: Pods,
+    pub(crate) tools: Tools,
+    rounds: usize,
+    /// Part of the usual length of a slice.
+    scale: f64,
+    since: Instant,
+    quiet: bool,
+}
+
+impl Bench {
+    /// Pods that floods come from, a client and a server; and the agent.
+    pub(crate) fn start(rounds: usize, quick: bool) -> Result<Self> {
+        let pods = Pods::with(&["flooder", "client", "server"])?;
+        pods.introduce("client", "server")?;
+        flood::cut_off(pods.pod("flooder"))?;
+        cpu::bind(Some(cpu::CAPTURE))?;
+        let tools = Tools::start(pods.all(), CONFIGURATION)?;
+        let scale = if quick { 0.4 } else { 1.0 };
+        Ok(Self { pods, tools, rounds, scale, since: Instant::now(), quiet: false })
+    }
+
+    /// How often each tool has its turn.
+    pub(crate) const fn rounds(&self) -> usize {
+        self.rounds
+    }
+
+    /// Length of a slice that is usually this long.
+    pub(crate) fn seconds(&self, usual: f64) -> f64 {
+        usual * self.scale
+    }
+
+    /// The pod that floods.
+    pub(crate) fn flooder(&self) -> Result<Pod> {
+        Ok(self.pods.pod("flooder").clone())
+    }
+
+    /// The order of a round: another tool begins each time.
+    pub(crate) fn turn(&self, round: usize, tools: &[Tool]) -> Vec<Tool> {
+        let mut order = tools.to_vec();
+        order.rotate_left(round % tools.len());
+        order
+    }
+
+    /// Begins a row's time.
+    pub(crate) fn begin(&mut self, name: &str) {
+        self.since = Instant::now();
+        self.progress(&format!("== {name}"));
+    }
+
+    /// Says what goes on, on standard error.
+    pub(crate) fn progress(&self, what: &str) {
+        if !self.quiet {
+            eprintln!("{:6.1} s  {what}", self.since.elapsed().as_secs_f64());
+        }
+    }
+
+    /// A finished row.
+    pub(crate) fn row(
+        &self,
+        name: &'static str,
+        title: &str,
+        measures: Vec<Measure>,
+        remarks: Vec<String>,
+    ) -> Result<Row> {
+        let seconds = self.since.elapsed().as_secs_f64();
+        Ok(Row { name, title: title.to_owned(), measures, remarks, seconds })
+    }
+}
