@@ -23,14 +23,32 @@ fn build_with(toolchain: &Toolchain) -> Result<PathBuf> {
     Ok(object)
 }
 
-/// Compiles the agent with the kernel programs in it, and the helper programs of tests and benchmarks.
+/// Compiles the agent with the kernel programs in it, and the sender of the tests.
 pub(crate) fn agent() -> Result<PathBuf> {
     // The agent's build finds it where this leaves it.
     kernel_programs()?;
+    programs(&["capture-daemon", "podtap-traffic"])?;
+    release("capture-daemon")
+}
+
+/// Compiles the agent and what measures it.
+pub(crate) fn benchmark() -> Result<PathBuf> {
+    kernel_programs()?;
+    programs(&["capture-daemon", "podtap-traffic", "podtap-bench", "podtap-bench-http"])?;
+    release("podtap-bench")
+}
+
+fn programs(names: &[&str]) -> Result<()> {
     let mut build = Command::new(cargo());
-    build.args(["build", "--release", "--package", "capture-daemon", "--package", "podtap-tests", "--bins"]);
-    run(build.current_dir(root()))?;
-    let program = target().join("release/capture-daemon");
+    build.args(["build", "--release", "--package", "capture-daemon", "--package", "podtap-tests"]);
+    for name in names {
+        build.args(["--bin", name]);
+    }
+    run(build.current_dir(root()))
+}
+
+fn release(name: &str) -> Result<PathBuf> {
+    let program = target().join("release").join(name);
     if !program.is_file() {
         bail!("the build left no {}", program.display());
     }

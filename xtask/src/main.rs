@@ -4,6 +4,7 @@ mod build;
 mod command;
 mod demo;
 mod lint;
+mod measure;
 mod setup;
 mod test;
 mod workspace;
@@ -35,6 +36,10 @@ enum Verb {
     Lint,
     /// Run the tests, all of them without a flag; the last line is the total
     Test(test::Selection),
+    /// Measure podtap side by side with tcpdump and dumpcap
+    Bench(measure::Arguments),
+    /// Look for filters that the kernel runs otherwise than libpcap does, and for texts that harm the compiler
+    Fuzz(measure::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -53,6 +58,8 @@ fn main() -> ExitCode {
         Verb::Demo(options) => demo::run(&options),
         Verb::Lint => lint::run_all(),
         Verb::Test(selection) => test::run(&selection),
+        Verb::Bench(arguments) => measure::bench(&arguments),
+        Verb::Fuzz(arguments) => measure::fuzz(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -24,6 +24,8 @@ pub(crate) enum Purpose {
     Pods,
     /// The programs that talk to each other in the demo.
     Demo,
+    /// What podtap is measured with and against.
+    Bench,
     /// Booting other kernels.
     Kernels,
     /// Linting the kernel programs, checking dependencies.
@@ -32,8 +34,8 @@ pub(crate) enum Purpose {
 
 impl Purpose {
     /// Everything there is.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Build, Self::Bpf, Self::Pods, Self::Demo, Self::Kernels, Self::Lint];
+    pub(crate) const ALL: [Self; 7] =
+        [Self::Build, Self::Bpf, Self::Pods, Self::Demo, Self::Bench, Self::Kernels, Self::Lint];
 }
 
 /// How it shows that something is there.
@@ -67,6 +69,8 @@ const NEEDS: &[Need] = &[
     program(Purpose::Pods, "tshark", "tshark", "reads captures"),
     program(Purpose::Pods, "capinfos", "wireshark-common", "reads captures"),
     program(Purpose::Pods, "tcpdump", "tcpdump", "reads captures"),
+    program(Purpose::Bench, "dumpcap", "wireshark-common", "measured against"),
+    program(Purpose::Bench, "iperf3", "iperf3", "TCP for measuring"),
     program(Purpose::Kernels, "qemu-system-x86_64", "qemu-system-x86", "boots other kernels"),
     program(Purpose::Kernels, "busybox", "busybox-static", "their user space"),
     program(Purpose::Kernels, "nsenter", "util-linux", "their user space"),

@@ -1,0 +1,41 @@
+//! Programs that run for minutes and say what they found: the benchmark and the fuzzer, with their own arguments.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+use clap::Args;
+
+use crate::build;
+use crate::command::run;
+use crate::setup::{self, Purpose, is_root};
+use crate::workspace::{cargo, root};
+
+/// What the program itself takes; `-- --help` tells.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
+    arguments: Vec<String>,
+}
+
+/// Runs the benchmark.
+pub(crate) fn bench(arguments: &Arguments) -> Result<()> {
+    root_only()?;
+    setup::prepare(&[Purpose::Build, Purpose::Bpf, Purpose::Pods, Purpose::Bench])?;
+    run(Command::new(build::benchmark()?).args(&arguments.arguments))
+}
+
+/// Runs the fuzzer of the filters.
+pub(crate) fn fuzz(arguments: &Arguments) -> Result<()> {
+    root_only()?;
+    setup::prepare(&[Purpose::Build])?;
+    let mut fuzzer = Command::new(cargo());
+    fuzzer.args(["run", "--quiet", "--release", "--package", "capture-filter", "--example", "fuzz", "--"]);
+    run(fuzzer.args(&arguments.arguments).current_dir(root()))
+}
+
+fn root_only() -> Result<()> {
+    if !is_root() {
+        bail!("this loads kernel programs: run it as root");
+    }
+    Ok(())
+}
