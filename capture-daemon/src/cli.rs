@@ -21,6 +21,9 @@ pub enum Command {
     /// Captures the pods that manifests ask for, until it is told to stop (SIGTERM or Ctrl-C).
     #[command(after_help = RUN_EXAMPLE)]
     Run(Run),
+    /// Tries out filters without capturing anything.
+    #[command(subcommand)]
+    Filter(FilterCommand),
     /// Compiles the filter on standard input. The agent starts this for itself.
     #[command(hide = true)]
     CompileFilter,
@@ -30,10 +33,11 @@ const RUN_EXAMPLE: &str = "\
 Example:
   capture-daemon run --pods /etc/podtap/pods --data-dir /var/lib/podtap
 
-A pod is captured when its manifest has the label podtap.dev/capture: \"true\", or when a PacketCapture
-in the same directory selects it. The annotation podtap.dev/interface (or podtap.dev/netns) says where
-its traffic passes. Files appear as NAMESPACE/RECORD/*.pcapng in the data directory, and how each run
-stands in .status/NAMESPACE/RECORD.json.";
+A pod is captured when its manifest has the label podtap.dev/capture: \"true\",
+or when a PacketCapture in the same directory selects it. The annotation
+podtap.dev/interface (or podtap.dev/netns) says where its traffic passes.
+Files appear as NAMESPACE/RECORD/*.pcapng in the data directory, and how each
+run stands in .status/NAMESPACE/RECORD.json.";
 
 /// `run`
 #[derive(Debug, Args)]
@@ -79,6 +83,26 @@ impl Run {
             log_level: self.log_level,
         }
     }
+}
+
+/// `filter`
+#[derive(Debug, Subcommand)]
+pub enum FilterCommand {
+    /// Shows what a filter becomes: libpcap's classic BPF, and the eBPF that the kernel runs.
+    Explain {
+        /// The filter, in pcap-filter(7) syntax, such as "tcp port 80".
+        #[arg(value_name = "EXPR")]
+        expression: String,
+    },
+    /// Runs a filter in the kernel over the packets of a file and counts those that match.
+    Test {
+        /// The filter, in pcap-filter(7) syntax.
+        #[arg(value_name = "EXPR")]
+        expression: String,
+        /// A pcap or pcapng file of Ethernet packets.
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
 }
 
 #[cfg(test)]
@@ -133,5 +157,16 @@ mod tests {
             assert!(help.contains(option), "{help}");
         }
         assert!(!Cli::command().render_help().to_string().contains("compile-filter"));
+    }
+
+    #[test]
+    fn a_filter_that_looks_like_an_option_stays_a_filter() {
+        let line = ["capture-daemon", "filter", "test", "--", "-x", "file"];
+        let Command::Filter(FilterCommand::Test { expression, .. }) =
+            Cli::try_parse_from(line).unwrap().command
+        else {
+            panic!("not filter test");
+        };
+        assert_eq!(expression, "-x");
     }
 }
