@@ -205,6 +205,12 @@ impl Source {
                     for complaint in manifest.complaints.iter().chain(&manifest.ignored) {
                         warn!(?file, "{complaint}");
                     }
+                    // Its records say so, too; but it may select no pod.
+                    for capture in &manifest.captures {
+                        if let Err(refusal) = &capture.spec {
+                            warn!(?file, namespace = capture.namespace, capture = capture.name, "{refusal}");
+                        }
+                    }
                     self.store.take(&file, manifest);
                     true
                 }
