@@ -172,7 +172,10 @@ impl Links {
         })?
         .as_ref()
         .and_then(read)
-        .ok_or_else(|| LinksError::Query { what: format!("interface {index}"), reason: "no such link".into() })
+        .ok_or_else(|| LinksError::Query {
+            what: format!("interface {index}"),
+            reason: "no such link".into(),
+        })
     }
 
     /// The host's number for a network namespace, if it has one: it gets one with the first link that leads there.
@@ -266,11 +269,8 @@ async fn resynchronise(table: &Mutex<HashMap<u32, Link>>, handle: Handle, news: 
         Ok(links) => links,
         Err(error) => return warn!(%error, "cannot read the links anew"),
     };
-    let gone: Vec<u32> = lock(table)
-        .keys()
-        .copied()
-        .filter(|index| !now.iter().any(|link| link.index == *index))
-        .collect();
+    let gone: Vec<u32> =
+        lock(table).keys().copied().filter(|index| !now.iter().any(|link| link.index == *index)).collect();
     for index in gone {
         apply(table, LinkEvent::Removed { index }, news);
     }

@@ -93,7 +93,9 @@ pub fn resolve(links: &Links, place: &Place) -> Result<HostInterface, ResolveErr
             // A pod with several interfaces: the default one is eth0 by convention, else the oldest.
             Ok(candidates
                 .filter_map(Result::ok)
-                .find(|candidate| candidate.inside == "eth0" && first.as_ref().is_ok_and(|f| f.inside != "eth0"))
+                .find(|candidate| {
+                    candidate.inside == "eth0" && first.as_ref().is_ok_and(|f| f.inside != "eth0")
+                })
                 .map_or(first, Ok)?)
         }
     }

@@ -21,13 +21,13 @@ impl Session {
             return self.unwanted(node, answer);
         }
         self.phase = match (std::mem::replace(&mut self.phase, Phase::Between), answer) {
-            (Phase::Loading { interface, settings, .. }, Answer::Loaded { ring, tap: Ok(mut tap) }) => {
+            (Phase::Loading { interface, settings }, Answer::Loaded { ring, tap: Ok(mut tap) }) => {
                 let control = tap.control().clone();
                 let info = TapInfo { id: node.tap_number(), control, interface, ring, settings };
                 match self.consume(node, &mut tap, &info) {
                     Ok(()) => {
                         node.attach(self.id, ticket, tap, info.interface.clone());
-                        Phase::Attaching { ticket, info }
+                        Phase::Attaching { info }
                     }
                     Err(error) => {
                         node.rings.release(ring);
@@ -42,7 +42,7 @@ impl Session {
                     LoadFailure::Datapath(error) => self.fail("LoadFailed", error),
                 }
             }
-            (Phase::Attaching { info, .. }, Answer::Attached { tap, result }) => match result {
+            (Phase::Attaching { info }, Answer::Attached { tap, result }) => match result {
                 Ok(()) => {
                     self.run.started.get_or_insert_with(Timestamp::now);
                     self.tapped(node, tap, info)
@@ -59,14 +59,14 @@ impl Session {
                     Phase::Draining
                 }
             },
-            (Phase::Reloading { tap: old, info, settings, .. }, Answer::Loaded { ring, tap: Ok(mut new) }) => {
+            (Phase::Reloading { tap: old, info, settings }, Answer::Loaded { ring, tap: Ok(mut new) }) => {
                 let (control, interface) = (new.control().clone(), info.interface.clone());
                 new.control().set_halted(info.control.is_halted());
                 let next = TapInfo { id: node.tap_number(), control, interface, ring, settings };
                 match self.consume(node, &mut new, &next) {
                     Ok(()) => {
                         node.take_over(self.id, ticket, old, new);
-                        Phase::TakingOver { ticket, old: info, new: next }
+                        Phase::TakingOver { old: info, new: next }
                     }
                     Err(error) => {
                         node.rings.release(ring);
@@ -75,7 +75,7 @@ impl Session {
                     }
                 }
             }
-            (Phase::Reloading { tap, info, settings, .. }, Answer::Loaded { ring, tap: Err(failure) }) => {
+            (Phase::Reloading { tap, info, settings }, Answer::Loaded { ring, tap: Err(failure) }) => {
                 node.rings.release(ring);
                 match failure {
                     LoadFailure::Filter(refusal) => self.reject(settings, &refusal.message),
@@ -83,7 +83,7 @@ impl Session {
                 }
                 Phase::Tapped { tap, info }
             }
-            (Phase::TakingOver { old, new, .. }, Answer::TookOver { old: old_tap, new: new_tap, result }) => {
+            (Phase::TakingOver { old, new }, Answer::TookOver { old: old_tap, new: new_tap, result }) => {
                 match result {
                     Ok(()) => {
                         self.retire(node, &old_tap, &old);
@@ -96,7 +96,7 @@ impl Session {
                     }
                 }
             }
-            (Phase::Detaching { info, .. }, Answer::Detached { tap }) => {
+            (Phase::Detaching { info }, Answer::Detached { tap }) => {
                 self.retire(node, &tap, &info);
                 Phase::Draining
             }
@@ -157,7 +157,8 @@ impl Session {
             Ok(files) => files,
             Err(error) => {
                 warn!(record = self.run.record, error, "cannot mend the files of an earlier agent");
-                return self.note(format!("Files of before the agent's restart may end in half a packet: {error}."));
+                return self
+                    .note(format!("Files of before the agent's restart may end in half a packet: {error}."));
             }
         };
         self.run.files.retain(|known| {
@@ -198,7 +199,9 @@ impl Session {
 pub(super) fn storage_failed(reason: &StorageFailure) -> Ending {
     let (short, advice) = match reason {
         StorageFailure::DiskFull => ("DiskFull", "Free space on the node, then ask again."),
-        StorageFailure::Quota => ("QuotaReached", "Delete captures that are not needed any more, then ask again."),
+        StorageFailure::Quota => {
+            ("QuotaReached", "Delete captures that are not needed any more, then ask again.")
+        }
         StorageFailure::Io(_) => ("WriteFailed", "Have the node's data directory looked at, then ask again."),
     };
     Ending::new(RunState::Failed, short, format!("Nothing more can be written: {reason}. {advice}"))

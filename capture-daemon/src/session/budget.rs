@@ -12,7 +12,7 @@ pub struct RingBudget {
 
 const MIB: u32 = 1 << 20;
 /// The smallest ring that a tap is given, in bytes.
-pub const SMALLEST_RING: u32 = MIB;
+const SMALLEST_RING: u32 = MIB;
 
 impl RingBudget {
     /// The part of the agent's `memory` budget, in bytes, that goes to rings; the rest is for buffers.

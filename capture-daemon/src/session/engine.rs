@@ -9,7 +9,8 @@ use std::{
 };
 
 use capture_api::{
-    DirectionStatus, Drops, GoDuration, PodCapture, PodCaptureSpec, PodCaptureStatus, Refusal, RunState, names,
+    DirectionStatus, Drops, GoDuration, PodCapture, PodCaptureSpec, PodCaptureStatus, Refusal, RunState,
+    names,
 };
 use jiff::{SignedDuration, Timestamp};
 use thiserror::Error;
@@ -275,7 +276,13 @@ impl Engine {
     fn refused(&self, run: &mut Run, refusal: &Refusal) {
         run.refuse(RunState::Refused, refusal);
         run.ended = Some(Timestamp::now());
-        warn!(record = run.record, namespace = run.namespace, reason = refusal.reason, "refused: {}", refusal.message);
+        warn!(
+            record = run.record,
+            namespace = run.namespace,
+            reason = refusal.reason,
+            "refused: {}",
+            refusal.message
+        );
     }
 
     fn new_run(&self, wanted: &Wanted, number: u32) -> Run {
@@ -375,12 +382,17 @@ impl Engine {
             if !session.is_over() {
                 continue;
             }
-            let retention = session.run.settings.as_ref().map_or(GoDuration::from_secs(3600), |s| s.retention);
+            let retention =
+                session.run.settings.as_ref().map_or(GoDuration::from_secs(3600), |s| s.retention);
             let due = session.run.ended.is_some_and(|ended| {
                 SignedDuration::try_from(retention.0).is_ok_and(|kept| now.duration_since(ended) >= kept)
             });
             if due && !session.run.expired {
-                info!(record = session.run.record, namespace = session.run.namespace, "retention is over: removing the files");
+                info!(
+                    record = session.run.record,
+                    namespace = session.run.namespace,
+                    "retention is over: removing the files"
+                );
                 if let Err(error) = session.dir.remove_files() {
                     warn!(record = session.run.record, %error, "cannot remove the files of an expired capture");
                     continue;
@@ -388,12 +400,16 @@ impl Engine {
                 session.run.files.clear();
                 session.run.expired = true;
                 session.unsaved = true;
-                self.records.remove(&session.run.namespace, &session.run.record);
+                if let Err(error) = self.records.remove(&session.run.namespace, &session.run.record) {
+                    warn!(record = session.run.record, %error, "cannot remove the record of an expired capture");
+                }
             }
             if session.run.expired && session.run.released {
                 match session.dir.clone().remove() {
                     Ok(()) => forgotten.push(*id),
-                    Err(error) => warn!(record = session.run.record, %error, "cannot remove an expired capture"),
+                    Err(error) => {
+                        warn!(record = session.run.record, %error, "cannot remove an expired capture")
+                    }
                 }
             }
         }
@@ -410,9 +426,9 @@ impl Engine {
                 continue;
             }
             session.run.delivered = session.progress.delivered();
-            let kept = serde_json::to_vec_pretty(&session.run).map_err(|error| error.to_string()).and_then(|json| {
-                session.dir.write_json(&json).map_err(|error| error.to_string())
-            });
+            let kept = serde_json::to_vec_pretty(&session.run)
+                .map_err(|error| error.to_string())
+                .and_then(|json| session.dir.write_json(&json).map_err(|error| error.to_string()));
             if let Err(error) = kept {
                 // Tried again at the next change or in some seconds; the files themselves are not harmed.
                 warn!(record = session.run.record, error, "cannot write run.json");
@@ -447,7 +463,9 @@ impl Engine {
         let mut links = Vec::new();
         while self.sessions.values().any(|session| session.open_streams > 0) {
             let Some(left) = deadline.checked_duration_since(Instant::now()) else {
-                warn!("some files were not closed in time; they are cut to their last whole block at the next start");
+                warn!(
+                    "some files were not closed in time; they are cut to their last whole block at the next start"
+                );
                 break;
             };
             match events.recv_timeout(left.min(TICK)) {
@@ -557,8 +575,8 @@ fn record(session: &Session) -> PodCapture {
         },
     );
     record.metadata.namespace = Some(run.namespace.clone());
-    record.metadata.creation_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(run.accepted));
+    record.metadata.creation_timestamp =
+        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(run.accepted));
     record.status = Some(status);
     record
 }
-

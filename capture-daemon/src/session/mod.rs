@@ -31,18 +31,18 @@ use std::{sync::Arc, time::Instant};
 use capture_api::{DesiredState, Refusal, RunState, Settings};
 use jiff::Timestamp;
 
+use self::{
+    answers::storage_failed,
+    progress::{Progress, UNLIMITED},
+    sink::Limit,
+    tap_settings::needs_another_tap,
+};
 pub use self::{
     budget::RingBudget,
     engine::{Engine, EngineError, Event},
     node::{Limits, Node},
     run::Run,
     workers::Workers,
-};
-use self::{
-    answers::storage_failed,
-    progress::{Progress, UNLIMITED},
-    sink::Limit,
-    tap_settings::needs_another_tap,
 };
 use crate::{
     datapath::{Control, Counters, Tap},
@@ -101,17 +101,17 @@ enum Phase {
     /// Nothing yet; looks again at this time, or when a link appears.
     Waiting { again: Instant },
     /// A worker compiles the filter and loads the first tap.
-    Loading { ticket: u64, interface: HostInterface, ring: u32, settings: Settings },
+    Loading { interface: HostInterface, settings: Settings },
     /// A worker attaches the tap.
-    Attaching { ticket: u64, info: TapInfo },
+    Attaching { info: TapInfo },
     /// Packets arrive.
     Tapped { tap: Tap, info: TapInfo },
     /// Packets arrive; a worker loads a tap with other settings.
-    Reloading { ticket: u64, tap: Tap, info: TapInfo, ring: u32, settings: Settings },
+    Reloading { tap: Tap, info: TapInfo, settings: Settings },
     /// Packets arrive; a worker puts the new tap into the old one's place.
-    TakingOver { ticket: u64, old: TapInfo, new: TapInfo },
+    TakingOver { old: TapInfo, new: TapInfo },
     /// A worker detaches the tap.
-    Detaching { ticket: u64, info: TapInfo },
+    Detaching { info: TapInfo },
     /// The consumer empties the ring, and writers close the files.
     Draining,
     /// The run has ended.
@@ -187,7 +187,9 @@ impl Session {
     /// The request is new or has changed.
     fn request(&mut self, wanted: Wanted, now: Instant) {
         match &wanted.settings {
-            Ok(settings) if self.run.state == RunState::Refused && self.run.settings.as_ref() != Some(settings) => {
+            Ok(settings)
+                if self.run.state == RunState::Refused && self.run.settings.as_ref() != Some(settings) =>
+            {
                 // Refused before it began: what was changed may make it possible.
                 self.run.settings = Some(settings.clone());
                 self.run.ended = None;
@@ -195,7 +197,9 @@ impl Session {
                 self.phase = Phase::Waiting { again: now };
             }
             Ok(settings) if !self.is_over() => self.run.settings = Some(settings.clone()),
-            Err(refusal) if self.run.state == RunState::Refused => self.run.refuse(RunState::Refused, refusal),
+            Err(refusal) if self.run.state == RunState::Refused => {
+                self.run.refuse(RunState::Refused, refusal)
+            }
             // A change that cannot be carried out is not taken over: what is captured now goes on.
             Err(refusal) if !self.is_over() => self.note(format!("Change not taken over: {refusal}")),
             _ => {}
@@ -277,9 +281,9 @@ impl Session {
 
             // Not wanted any more before it was there: the late answer finds nobody and is thrown away.
             (Phase::Loading { .. }, Goal::End(ending)) => self.conclude(&ending),
-            (Phase::Attaching { ticket, info }, Goal::End(_)) => {
+            (Phase::Attaching { info }, Goal::End(_)) => {
                 info.control.set_halted(true);
-                Phase::Attaching { ticket, info }
+                Phase::Attaching { info }
             }
 
             (Phase::Tapped { tap, info }, Goal::End(_) | Goal::Wait(_)) => self.detach(node, tap, info),
@@ -290,7 +294,9 @@ impl Session {
                 Phase::Tapped { tap, info }
             }
             (Phase::Tapped { tap, info }, Goal::Capture) => self.keep_capturing(node, tap, info),
-            (Phase::Reloading { tap, info, .. }, Goal::End(_) | Goal::Wait(_)) => self.detach(node, tap, info),
+            (Phase::Reloading { tap, info, .. }, Goal::End(_) | Goal::Wait(_)) => {
+                self.detach(node, tap, info)
+            }
             (Phase::Reloading { tap, info, .. }, _) if self.interface_lost => self.detach(node, tap, info),
 
             (Phase::Draining, goal) if self.open_streams == 0 => match goal {
@@ -335,7 +341,7 @@ impl Session {
         };
         let ticket = self.next_ticket();
         node.load(self.id, ticket, &self.run, &settings, ring, false);
-        Phase::Loading { ticket, interface, ring, settings }
+        Phase::Loading { interface, settings }
     }
 
     /// Goes on, with another tap when the settings ask for one.
@@ -354,14 +360,14 @@ impl Session {
         };
         let ticket = self.next_ticket();
         node.load(self.id, ticket, &self.run, &settings, ring, true);
-        Phase::Reloading { ticket, tap, info, ring, settings }
+        Phase::Reloading { tap, info, settings }
     }
 
     /// Has the tap taken off its interface. Afterwards its ring is emptied and its files are closed.
     fn detach(&mut self, node: &Node, tap: Tap, info: TapInfo) -> Phase {
         let ticket = self.next_ticket();
         node.detach(self.id, ticket, tap);
-        Phase::Detaching { ticket, info }
+        Phase::Detaching { info }
     }
 
     /// Changed settings cannot be had; what is captured now goes on.
@@ -437,7 +443,7 @@ impl Session {
     fn link(&mut self, event: &LinkEvent, now: Instant) {
         match &mut self.phase {
             Phase::Waiting { again } if self.run.state == RunState::Pending => *again = now,
-            Phase::Attaching { info, .. }
+            Phase::Attaching { info }
             | Phase::Tapped { info, .. }
             | Phase::Reloading { info, .. }
             | Phase::TakingOver { old: info, .. } => {
@@ -463,10 +469,10 @@ impl Session {
     /// The control words of every tap that may be attached.
     fn controls(&self) -> impl Iterator<Item = &Control> {
         let (one, other) = match &self.phase {
-            Phase::Attaching { info, .. } | Phase::Tapped { info, .. } | Phase::Reloading { info, .. } => {
+            Phase::Attaching { info } | Phase::Tapped { info, .. } | Phase::Reloading { info, .. } => {
                 (Some(info), None)
             }
-            Phase::TakingOver { old, new, .. } => (Some(old), Some(new)),
+            Phase::TakingOver { old, new } => (Some(old), Some(new)),
             _ => (None, None),
         };
         one.into_iter().chain(other).map(|info| &info.control)

@@ -10,13 +10,8 @@ use capture_api::{Refusal, RequestKind, Settings, reasons};
 use capture_filter::{Compiler, Filter, FilterError};
 
 use super::{
-    RingBudget, SessionId, TapInfo,
-    engine::Event,
-    progress::Progress,
-    run::Run,
-    sink::CaptureSink,
-    tap_settings::tap_settings,
-    workers::Workers,
+    RingBudget, SessionId, TapInfo, engine::Event, progress::Progress, run::Run, sink::CaptureSink,
+    tap_settings::tap_settings, workers::Workers,
 };
 use crate::{
     datapath::{AttachMode, Clock, Consumer, Counters, DatapathError, Loader, Ring, Tap},
@@ -139,7 +134,9 @@ impl Node {
         let (workers, answer) = (self.workers.clone(), self.answer(session, ticket));
         let load = move |filter: Result<Option<Arc<Filter>>, FilterError>, answer: Reply| {
             let tap = filter
-                .map_err(|error| LoadFailure::Filter(Refusal::new(reasons::INVALID_FILTER, error.to_string())))
+                .map_err(|error| {
+                    LoadFailure::Filter(Refusal::new(reasons::INVALID_FILTER, error.to_string()))
+                })
                 .and_then(|filter| {
                     let tap = loader
                         .load(filter.as_deref(), &fixed, ring)
@@ -160,7 +157,8 @@ impl Node {
 
     /// Has the tap attached. It stays halted until it is certain that the interface is still the pod's.
     pub(super) fn attach(&self, session: SessionId, ticket: u64, mut tap: Tap, interface: HostInterface) {
-        let (loader, links, answer) = (Arc::clone(&self.loader), self.links.clone(), self.answer(session, ticket));
+        let (loader, links, answer) =
+            (Arc::clone(&self.loader), self.links.clone(), self.answer(session, ticket));
         self.workers.run(move || {
             let attached = tap.attach(interface.link.index, loader.mode());
             // Another link may have got the index since it was looked up.

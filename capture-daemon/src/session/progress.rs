@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use serde::{Deserialize, Serialize};
 
 /// No limit.
-pub const UNLIMITED: u64 = u64::MAX;
+pub(super) const UNLIMITED: u64 = u64::MAX;
 
 /// Shared by the engine and the sinks of one run. During a change of settings two sinks deliver at once, both in
 /// the consumer thread, and both count here: limits hold for the run, not for a tap.
 #[derive(Debug)]
-pub struct Progress {
+pub(super) struct Progress {
     /// Packets taken for files.
     packets: AtomicU64,
     /// Packets that an earlier agent left in files that it could not close.
@@ -44,7 +44,7 @@ pub struct Delivered {
 impl Progress {
     /// Continues from what an earlier agent delivered to the same run.
     #[must_use]
-    pub fn continuing(from: Delivered, bytes: u64) -> Self {
+    pub(super) fn continuing(from: Delivered, bytes: u64) -> Self {
         Self {
             packets: from.packets.into(),
             recovered: 0.into(),
@@ -58,14 +58,14 @@ impl Progress {
     }
 
     /// Sets the run's limits; [`UNLIMITED`] lifts one.
-    pub fn limit(&self, packets: u64, bytes: u64) {
+    pub(super) fn limit(&self, packets: u64, bytes: u64) {
         self.max_packets.store(packets, Relaxed);
         self.max_bytes.store(bytes, Relaxed);
     }
 
     /// What has been delivered so far.
     #[must_use]
-    pub fn delivered(&self) -> Delivered {
+    pub(super) fn delivered(&self) -> Delivered {
         let unwritten = self.unwritten.load(Relaxed);
         Delivered {
             packets: self.taken().saturating_sub(unwritten),
@@ -79,7 +79,7 @@ impl Progress {
     }
 
     /// Packets were found in files of an earlier agent. Before the first sink of a run with a limit on packets.
-    pub fn count_recovered(&self, packets: u64) {
+    pub(super) fn count_recovered(&self, packets: u64) {
         self.recovered.fetch_add(packets, Relaxed);
     }
 
@@ -88,7 +88,7 @@ impl Progress {
     }
 
     /// Packets that were taken for files could not be written.
-    pub fn write_failed(&self, packets: u64) {
+    pub(super) fn write_failed(&self, packets: u64) {
         self.unwritten.fetch_add(packets, Relaxed);
     }
 

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Version of the file's shape.
-pub const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 
 /// One run: one capture of one pod once.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -60,7 +60,7 @@ impl Tally {
 }
 
 /// The sink of one tap.
-pub struct CaptureSink<F> {
+pub(super) struct CaptureSink<F> {
     stream: FileStream,
     progress: Arc<Progress>,
     tally: Tally,
@@ -74,7 +74,7 @@ pub struct CaptureSink<F> {
 
 impl<F: Fn(Limit) + Send> CaptureSink<F> {
     /// A sink that writes to `stream` and calls `on_limit` once when a limit is reached.
-    pub fn new(stream: FileStream, progress: Arc<Progress>, on_limit: F) -> Self {
+    pub(super) fn new(stream: FileStream, progress: Arc<Progress>, on_limit: F) -> Self {
         let tally = Tally { start: utc(), counters: Counters::default(), delivered: 0, refused: 0 };
         Self { stream, progress, tally, reported_bytes: 0, told: [0; 3], on_limit, done: false }
     }

@@ -13,7 +13,7 @@ const BURST: Duration = Duration::from_millis(10);
 
 /// What is fixed in the program of a tap with these settings and a ring of `ring_bytes`.
 #[must_use]
-pub fn tap_settings(settings: &Settings, ring_bytes: u32) -> TapSettings {
+pub(super) fn tap_settings(settings: &Settings, ring_bytes: u32) -> TapSettings {
     let burst = BURST.as_nanos() as u64;
     let packet_cost = settings.rate.packets_per_second.map_or(0, cost);
     TapSettings {
@@ -41,7 +41,7 @@ fn cost(per_second: u64) -> u64 {
 
 /// Whether going from one to the other needs another program or another file.
 #[must_use]
-pub fn needs_another_tap(old: &Settings, new: &Settings) -> bool {
+pub(super) fn needs_another_tap(old: &Settings, new: &Settings) -> bool {
     old.filter != new.filter
         || old.direction != new.direction
         || old.snap_length != new.snap_length
