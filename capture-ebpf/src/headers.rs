@@ -3,12 +3,14 @@
 //! A protocol that is not known here ends the headers where the one before it ended. Lengths that a packet claims are
 //! only used to step on; what lies beyond the packet is cut by the caller.
 
+use core::mem::MaybeUninit;
+
 use aya_ebpf::bindings::__sk_buff;
 
-use crate::frame::load;
+use crate::frame::bytes;
 
 /// Two addresses and the type.
-const ETHERNET: u32 = 14;
+const ETHERNET: u64 = 14;
 /// More tags than this in a row are payload.
 const MAX_TAGS: u32 = 3;
 /// More extension headers than this in a row are payload.
@@ -35,66 +37,80 @@ const MOBILITY: u8 = 135;
 const HOST_IDENTITY: u8 = 139;
 const SHIM6: u8 = 140;
 
+/// No protocol: nothing follows.
+const NOTHING: u8 = 59;
+
 /// Length of the headers of the packet as the kernel holds it, without a tag beside it; may exceed the packet.
+///
+/// Each step forgets how it got where it is ([`forget`]): otherwise the verifier would follow every combination of
+/// headers.
 #[inline(never)]
-pub(crate) fn length(skb: *mut __sk_buff) -> u32 {
+pub(crate) fn length(skb: *mut __sk_buff) -> u64 {
+    let (kind, end) = link(skb);
+    let (protocol, end) = match kind {
+        TYPE_IPV4 => ipv4(skb, end),
+        TYPE_IPV6 => (bytes::<1>(skb, end + 6)[0], end + 40),
+        _ => (NOTHING, end),
+    };
+    let (protocol, end) = extensions(skb, protocol, forget(end));
+    forget(end + transport(skb, protocol, end))
+}
+
+/// The type of what follows the Ethernet header and its tags, and where that begins.
+#[inline(always)]
+fn link(skb: *mut __sk_buff) -> (u16, u64) {
     let mut end = ETHERNET;
-    let mut kind = be16(skb, 12);
+    let mut kind = u16::from_be_bytes(bytes(skb, 12));
     for _ in 0..MAX_TAGS {
         if !matches!(kind, TYPE_VLAN | TYPE_QINQ | TYPE_QINQ_OLD) {
             break;
         }
-        kind = be16(skb, end + 2);
-        end += 4;
+        kind = u16::from_be_bytes(bytes(skb, end + 2));
+        end = forget(end + 4);
     }
-    match kind {
-        TYPE_IPV4 => ipv4(skb, end),
-        TYPE_IPV6 => extensions(skb, byte(skb, end + 6), end + 40),
-        _ => end,
-    }
+    (kind, forget(end))
 }
 
 /// RFC 791, section 3.1.
 #[inline(always)]
-fn ipv4(skb: *mut __sk_buff, start: u32) -> u32 {
-    let length = u32::from(byte(skb, start) & 0xf) * 4;
+fn ipv4(skb: *mut __sk_buff, start: u64) -> (u8, u64) {
+    let [version, _, _, _, _, _, fragment @ .., _, protocol] = bytes::<10>(skb, start);
+    let length = u64::from(version & 0xf) * 4;
     let end = start + if length < 20 { 20 } else { length };
-    if be16(skb, start + 6) & 0x1fff != 0 {
+    if u16::from_be_bytes(fragment) & 0x1fff != 0 {
         // A later fragment holds the middle of something.
-        return end;
+        return (NOTHING, end);
     }
-    extensions(skb, byte(skb, start + 9), end)
+    (protocol, end)
 }
 
-/// Steps over IPv6 extension headers (RFC 8200, section 4) and the authentication header, then adds the transport's.
+/// Steps over IPv6 extension headers (RFC 8200, section 4) and the authentication header (RFC 4302).
 #[inline(always)]
-fn extensions(skb: *mut __sk_buff, first: u8, start: u32) -> u32 {
+fn extensions(skb: *mut __sk_buff, first: u8, start: u64) -> (u8, u64) {
     let mut protocol = first;
     let mut end = start;
     for _ in 0..MAX_EXTENSIONS {
-        let length = u32::from(byte(skb, end + 1));
+        let [next, length, fragment @ ..] = bytes::<4>(skb, end);
+        let length = u64::from(length);
         let step = match protocol {
             HOP_BY_HOP | ROUTING | DESTINATION | MOBILITY | HOST_IDENTITY | SHIM6 => (length + 1) * 8,
             AUTHENTICATION => (length + 2) * 4,
-            FRAGMENT => {
-                if be16(skb, end + 2) & 0xfff8 != 0 {
-                    return end + 8;
-                }
-                8
-            }
-            _ => return end + transport(skb, protocol, end),
+            FRAGMENT => 8,
+            _ => break,
         };
-        protocol = byte(skb, end);
-        end += step;
+        // What follows in a later fragment is the middle of something.
+        let later = protocol == FRAGMENT && u16::from_be_bytes(fragment) & 0xfff8 != 0;
+        protocol = if later { NOTHING } else { next };
+        end = forget(end + step);
     }
-    end
+    (protocol, forget(end))
 }
 
 #[inline(always)]
-fn transport(skb: *mut __sk_buff, protocol: u8, start: u32) -> u32 {
+fn transport(skb: *mut __sk_buff, protocol: u8, start: u64) -> u64 {
     match protocol {
         TCP => {
-            let length = u32::from(byte(skb, start + 12) >> 4) * 4;
+            let length = u64::from(bytes::<1>(skb, start + 12)[0] >> 4) * 4;
             if length < 20 { 20 } else { length }
         }
         UDP | ICMP | ICMPV6 => 8,
@@ -103,20 +119,13 @@ fn transport(skb: *mut __sk_buff, protocol: u8, start: u32) -> u32 {
     }
 }
 
-/// The byte at `offset`; 0 beyond the packet.
+/// The same number, but the verifier knows only that it has 16 bits: of what is on the stack it remembers whole words.
 #[inline(always)]
-fn byte(skb: *mut __sk_buff, offset: u32) -> u8 {
-    let mut value = 0u8;
-    // SAFETY: there is room for one byte.
-    unsafe { load(skb, offset, &raw mut value, 1) };
-    value
-}
-
-/// The 16 bits at `offset`, in host order; 0 beyond the packet.
-#[inline(always)]
-fn be16(skb: *mut __sk_buff, offset: u32) -> u16 {
-    let mut value = 0u16;
-    // SAFETY: there is room for two bytes.
-    unsafe { load(skb, offset, (&raw mut value).cast(), 2) };
-    u16::from_be(value)
+fn forget(number: u64) -> u64 {
+    let mut stack = MaybeUninit::<u16>::uninit();
+    // SAFETY: written before it is read.
+    unsafe {
+        stack.as_mut_ptr().write_volatile(number as u16);
+        u64::from(stack.as_ptr().read_volatile())
+    }
 }

@@ -28,11 +28,14 @@ const NO_COPY: i32 = 0;
 /// `__sk_buff::pkt_type` of a packet that the host sends (`linux/if_packet.h`).
 const PACKET_OUTGOING: u32 = 4;
 
+const FROM_POD: u32 = Direction::FromPod as u32;
+const TO_POD: u32 = Direction::ToPod as u32;
+
 /// Ingress of the host interface: what the pod sends. tcx, Linux 6.6.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "classifier")]
 extern "C" fn tc_ingress(skb: *mut __sk_buff) -> i32 {
-    tap::packet(skb, Direction::FromPod);
+    tap::packet(skb, FROM_POD);
     NEXT
 }
 
@@ -40,7 +43,7 @@ extern "C" fn tc_ingress(skb: *mut __sk_buff) -> i32 {
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "classifier")]
 extern "C" fn tc_egress(skb: *mut __sk_buff) -> i32 {
-    tap::packet(skb, Direction::ToPod);
+    tap::packet(skb, TO_POD);
     NEXT
 }
 
@@ -48,21 +51,14 @@ extern "C" fn tc_egress(skb: *mut __sk_buff) -> i32 {
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "socket")]
 extern "C" fn packet_socket(skb: *mut __sk_buff) -> i32 {
-    either(skb);
-    NO_COPY
-}
-
-#[inline(always)]
-fn either(skb: *mut __sk_buff) {
-    let wanted = maps::setting!(direction);
     // SAFETY: the kernel passes a valid context.
-    if unsafe { (*skb).pkt_type } == PACKET_OUTGOING {
-        if wanted != DIRECTION_FROM_POD {
-            tap::packet(skb, Direction::ToPod);
-        }
-    } else if wanted != DIRECTION_TO_POD {
-        tap::packet(skb, Direction::FromPod);
+    let outgoing = unsafe { (*skb).pkt_type } == PACKET_OUTGOING;
+    let (direction, unwanted) =
+        if outgoing { (TO_POD, DIRECTION_FROM_POD) } else { (FROM_POD, DIRECTION_TO_POD) };
+    if maps::setting!(direction) != unwanted {
+        tap::packet(skb, direction);
     }
+    NO_COPY
 }
 
 /// What the kernel looks for before it lets a program call helpers that are reserved for GPL-compatible ones.

@@ -2,12 +2,9 @@
 
 use aya_ebpf::{
     macros::map,
-    maps::{Array, PerCpuArray, RingBuf},
+    maps::{PerCpuArray, RingBuf},
 };
 use capture_common::{DIRECTION_BOTH, DirectionCounters, MAX_CAPTURED, TapControl, TapSettings};
-
-/// `BPF_F_MMAPABLE` (Linux 5.5): user space writes the control words without a system call.
-const MMAPABLE: u32 = 1 << 10;
 
 /// Written into the object before it is loaded. The kernel freezes it: the verifier reads the values as constants and
 /// drops the code that they switch off.
@@ -39,9 +36,25 @@ pub(crate) fn read_setting<T: Copy>(field: &T) -> T {
     unsafe { core::ptr::from_ref(field).read_volatile() }
 }
 
-/// Index 0: what user space tells the running tap, and the rate buckets.
-#[map]
-pub(crate) static CONTROL: Array<TapControl> = Array::with_max_entries(1, MMAPABLE);
+/// What user space tells the running tap, through a mapping (`BPF_F_MMAPABLE`, Linux 5.5), and the rate buckets. Only
+/// volatile and atomic accesses. As a global it is found without a look-up.
+#[unsafe(no_mangle)]
+pub(crate) static mut CONTROL: TapControl = TapControl {
+    clock_offset: 0,
+    halted: 0,
+    padding: 0,
+    packets_paid_until: 0,
+    bytes_paid_until: 0,
+    sampled: 0,
+};
+
+/// A pointer to one word of [`CONTROL`].
+macro_rules! control {
+    ($field:ident) => {
+        &raw mut $crate::maps::CONTROL.$field
+    };
+}
+pub(crate) use control;
 
 /// By [`capture_common::Direction`].
 #[map]

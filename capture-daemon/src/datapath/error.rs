@@ -11,20 +11,16 @@ pub enum DatapathError {
     /// The embedded kernel object is not what this agent expects.
     #[error("the embedded kernel programs are not this agent's: {0}")]
     Object(String),
-    /// The kernel object could not be prepared, or one of its maps could not be made.
-    #[error("cannot load the kernel programs: {0}")]
-    Load(#[from] Box<aya::EbpfError>),
     /// The kernel refused a program.
-    #[error("the kernel refused program {program}: {source}")]
+    #[error("the kernel refused program {program}: {source}: {log}")]
     Program {
         /// Name of the entry point.
         program: &'static str,
-        /// What the kernel said.
-        source: Box<aya::programs::ProgramError>,
+        /// Why.
+        source: io::Error,
+        /// The end of what the verifier said.
+        log: String,
     },
-    /// The filter does not fit into the kernel object.
-    #[error("cannot put the filter into the kernel programs: {0}")]
-    Splice(#[from] capture_filter::SpliceError),
     /// A ring must be a power of two, of at least one page.
     #[error("a ring of {0} bytes is not possible: it must be a power of two of at least a page")]
     RingSize(u32),

@@ -1,20 +1,14 @@
 //! Makes taps: a copy of the kernel object with settings and filter, loaded into the kernel.
 
-use std::{
-    os::fd::{AsFd as _, OwnedFd},
-    sync::{Mutex, PoisonError},
-};
-
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel, maps::Map, programs::Program};
 use capture_common::{DIRECTION_TO_POD, MAX_CAPTURED, TapSettings};
 use capture_filter::Filter;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::{
-    AttachMode, Control, DatapathError, Ring, Tap,
+    AttachMode, DatapathError, Tap,
     attach::WarmLinks,
-    object::{Image, Template},
-    tap::{Maps, Programs},
+    object::{Entry, Template},
+    tap::Programs,
 };
 
 /// Loads taps. One for the process, shared by threads.
@@ -22,8 +16,6 @@ use super::{
 pub struct Loader {
     mode: AttachMode,
     template: Template,
-    /// aya's loader would read the kernel's BTF for each new one, and nothing here is relocated by that.
-    parser: Mutex<EbpfLoader<'static>>,
     _warm: Option<WarmLinks>,
 }
 
@@ -41,9 +33,7 @@ impl Loader {
             }
             (Some(AttachMode::Tcx) | None, warm) => (AttachMode::Tcx, Some(warm?)),
         };
-        let mut parser = EbpfLoader::new();
-        parser.btf(None).verifier_log_level(VerifierLogLevel::DEBUG);
-        Ok(Self { mode, template, parser: Mutex::new(parser), _warm: warm })
+        Ok(Self { mode, template, _warm: warm })
     }
 
     /// How taps are attached here.
@@ -59,29 +49,20 @@ impl Loader {
         ring_bytes: u32,
     ) -> Result<Tap, DatapathError> {
         check(settings, ring_bytes)?;
-        let image = self.template.instance(filter, settings)?;
-        let mut ebpf = self.parse(&image, ring_bytes)?;
-        // What is kept are file descriptors: aya's objects hold a copy of the instructions.
-        let control = Control::map(map(&ebpf, "CONTROL")?.as_fd())?;
-        control.set_halted(true);
-        let ring = Ring::map(map(&ebpf, "RING")?, ring_bytes)?;
-        let maps = Maps { control, ring: Some(ring), counters: map(&ebpf, "COUNTERS")? };
-        let tcx = match self.mode {
+        let (maps, programs) = match self.mode {
             AttachMode::Tcx => {
-                Some([load_program(&mut ebpf, "tc_ingress")?, load_program(&mut ebpf, "tc_egress")?])
+                let entries = [Entry::TcIngress, Entry::TcEgress, Entry::PacketSocket];
+                let (maps, [ingress, egress, socket]) =
+                    self.template.load(filter, settings, ring_bytes, entries)?;
+                (maps, Programs { tcx: Some([ingress, egress]), socket })
             }
-            AttachMode::Socket => None,
+            AttachMode::Socket => {
+                let (maps, [socket]) =
+                    self.template.load(filter, settings, ring_bytes, [Entry::PacketSocket])?;
+                (maps, Programs { tcx: None, socket })
+            }
         };
-        let programs = Programs { tcx, socket: load_program(&mut ebpf, "packet_socket")? };
-        Ok(Tap::new(settings.direction, maps, programs))
-    }
-
-    fn parse(&self, image: &Image, ring_bytes: u32) -> Result<Ebpf, DatapathError> {
-        let mut parser = self.parser.lock().unwrap_or_else(PoisonError::into_inner);
-        parser
-            .map_max_entries("RING", ring_bytes)
-            .load(image.bytes())
-            .map_err(|error| DatapathError::Load(Box::new(error)))
+        Tap::new(settings.direction, ring_bytes, maps, programs)
     }
 }
 
@@ -100,35 +81,6 @@ fn check(settings: &TapSettings, ring_bytes: u32) -> Result<(), DatapathError> {
         TapSettings { sample: 0, .. } => out_of_range("sample", 0),
         _ => Ok(()),
     }
-}
-
-fn map(ebpf: &Ebpf, name: &str) -> Result<OwnedFd, DatapathError> {
-    let data = match ebpf.map(name) {
-        Some(Map::Array(data) | Map::PerCpuArray(data) | Map::RingBuf(data)) => data,
-        _ => return Err(DatapathError::Object(format!("no map {name}"))),
-    };
-    duplicate(data.fd().as_fd())
-}
-
-fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<OwnedFd, DatapathError> {
-    let refused = |source| DatapathError::Program { program: name, source: Box::new(source) };
-    let fd = match ebpf.program_mut(name) {
-        Some(Program::SchedClassifier(program)) => {
-            program.load().map_err(refused)?;
-            program.fd().map_err(refused)?
-        }
-        Some(Program::SocketFilter(program)) => {
-            program.load().map_err(refused)?;
-            program.fd().map_err(refused)?
-        }
-        _ => return Err(DatapathError::Object(format!("no program {name}"))),
-    };
-    duplicate(fd.as_fd())
-}
-
-fn duplicate(fd: std::os::fd::BorrowedFd<'_>) -> Result<OwnedFd, DatapathError> {
-    fd.try_clone_to_owned()
-        .map_err(|source| DatapathError::Syscall { call: "duplicate a descriptor", source })
 }
 
 /// As far as this process may. Where that is not enough, what needs it says so.

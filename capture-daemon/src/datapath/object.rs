@@ -1,20 +1,84 @@
-//! The embedded kernel object, and a tap's own copy of it: with its settings and its filter in place.
+//! The embedded kernel object: parsed once, copied for each tap with the tap's settings, filter and maps in place.
 
-use capture_common::TapSettings;
-use capture_filter::Filter;
-use object::{Object as _, ObjectSection as _, ObjectSymbol as _};
+use std::{
+    collections::HashSet,
+    ffi::CString,
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+};
 
-use super::DatapathError;
+use aya::include_bytes_aligned;
+use aya_obj::{Map, Object, copy_instructions, generated::bpf_insn};
+use capture_common::{DirectionCounters, TapControl, TapSettings};
+use capture_filter::{Filter, insn::Endian};
+
+use super::{
+    DatapathError,
+    sys::{self, MapSpec, ProgramSpec, ProgramType},
+};
 
 /// What `build.rs` found; empty when the kernel programs were not built.
-static EMBEDDED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/capture-ebpf.o"));
-/// The global that the programs read their settings from.
-const SETTINGS: &str = "SETTINGS";
+static EMBEDDED: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/capture-ebpf.o"));
 
-/// The kernel object, and where a tap's settings go in it.
+/// The function that a filter takes the place of.
+const FILTER: &str = "filter";
+/// The section of the settings, which is all that is in it.
+const SETTINGS: &str = ".rodata";
+/// The section of the control words, which are all that is in it.
+const CONTROL: &str = ".bss";
+const COUNTERS: &str = "COUNTERS";
+const RING: &str = "RING";
+
+/// `BPF_F_RDONLY_PROG`
+const READ_ONLY: u32 = 1 << 7;
+/// `BPF_F_MMAPABLE`
+const MAPPABLE: u32 = 1 << 10;
+
+/// An entry point of the kernel object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// Ingress of the host interface.
+    TcIngress,
+    /// Egress of the host interface.
+    TcEgress,
+    /// The filter of a packet socket, both directions.
+    PacketSocket,
+}
+
+impl Entry {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::TcIngress => "tc_ingress",
+            Self::TcEgress => "tc_egress",
+            Self::PacketSocket => "packet_socket",
+        }
+    }
+
+    const fn program_type(self) -> ProgramType {
+        match self {
+            Self::TcIngress | Self::TcEgress => ProgramType::SchedClassifier,
+            Self::PacketSocket => ProgramType::SocketFilter,
+        }
+    }
+}
+
+/// The maps of one tap.
+#[derive(Debug)]
+pub(super) struct TapMaps {
+    pub(super) control: OwnedFd,
+    pub(super) counters: OwnedFd,
+    pub(super) ring: OwnedFd,
+}
+
+/// The parsed object, with a filter that accepts everything.
 #[derive(Debug)]
 pub(super) struct Template {
-    settings_offset: usize,
+    object: Object,
+    /// Section index and address of [`FILTER`].
+    filter: (usize, u64),
+    text: HashSet<usize>,
+    license: CString,
+    /// The object's type information, which global functions need. Loaded once for all taps.
+    btf: Option<OwnedFd>,
 }
 
 impl Template {
@@ -22,36 +86,129 @@ impl Template {
         if EMBEDDED.is_empty() {
             return Err(DatapathError::NoPrograms);
         }
-        let invalid = |what: &str| DatapathError::Object(what.to_owned());
-        let file = object::File::parse(EMBEDDED).map_err(|error| DatapathError::Object(error.to_string()))?;
-        let symbol = file.symbol_by_name(SETTINGS).ok_or_else(|| invalid("no settings"))?;
-        if symbol.size() != size_of::<TapSettings>() as u64 {
-            return Err(invalid("settings of another size"));
+        let mut object = Object::parse(EMBEDDED).map_err(invalid)?;
+        let expected = [
+            (SETTINGS, size_of::<TapSettings>()),
+            (CONTROL, size_of::<TapControl>()),
+            (COUNTERS, size_of::<DirectionCounters>()),
+            (RING, 0),
+        ];
+        for (name, size) in expected {
+            let map = object.maps.get(name).ok_or_else(|| invalid(format!("no {name}")))?;
+            if map.value_size() as usize != size {
+                return Err(invalid(format!("{name} has another size")));
+            }
         }
-        let section = symbol.section_index().and_then(|index| file.section_by_index(index).ok());
-        let range = section.and_then(|section| section.file_range()).ok_or_else(|| invalid("no settings"))?;
-        let settings_offset = (range.0 + symbol.address()) as usize;
-        if settings_offset + size_of::<TapSettings>() > EMBEDDED.len() {
-            return Err(invalid("settings outside of the file"));
+        let mut btf = None;
+        if let Some(features) = aya::features().btf()
+            && let Some(types) = object.fixup_and_sanitize_btf(features).map_err(invalid)?
+        {
+            btf = Some(sys::load_btf(&types.to_bytes())?);
         }
-        Ok(Self { settings_offset })
+        // Copied by `relocate_calls` into each program that calls it, and not needed any more as such.
+        object.btf = None;
+        object.btf_ext = None;
+        let functions = object.functions.iter();
+        let filter = functions.filter(|(_, function)| function.name == FILTER).map(|(key, _)| *key).next();
+        let filter = filter.ok_or_else(|| invalid(format!("no function {FILTER}")))?;
+        let programs: HashSet<_> = object.programs.values().map(|program| program.section_index).collect();
+        let sections = object.functions.keys().map(|(section, _)| *section);
+        let text = sections.filter(|section| !programs.contains(section)).collect();
+        let license = object.license.clone();
+        let mut template = Self { object, filter, text, license, btf };
+        set_body(&mut template.object, filter, accept_all())?;
+        Ok(template)
     }
 
-    /// A copy for one tap.
-    pub(super) fn instance(
+    /// Makes the maps of one tap and loads the entry points that are asked for.
+    pub(super) fn load<const N: usize>(
         &self,
         filter: Option<&Filter>,
         settings: &TapSettings,
-    ) -> Result<Image, DatapathError> {
-        let mut image = Image::new(EMBEDDED);
-        let bytes = image.bytes_mut();
-        let place = self.settings_offset..self.settings_offset + size_of::<TapSettings>();
-        bytes[place].copy_from_slice(&settings_bytes(settings));
+        ring_bytes: u32,
+        entries: [Entry; N],
+    ) -> Result<(TapMaps, [OwnedFd; N]), DatapathError> {
+        let mut object = self.object.clone();
+        object.programs.retain(|name, _| entries.iter().any(|entry| entry.name() == name));
         if let Some(filter) = filter {
-            capture_filter::splice(bytes, filter)?;
+            set_body(&mut object, self.filter, instructions(filter)?)?;
         }
-        Ok(image)
+
+        let make = |name: &str, flags: u32| {
+            let map = &self.object.maps[name];
+            sys::create_map(&MapSpec {
+                map_type: map.map_type(),
+                key_size: map.key_size(),
+                value_size: map.value_size(),
+                max_entries: if name == RING { ring_bytes } else { map.max_entries() },
+                flags,
+                name,
+            })
+        };
+        let rodata = make(SETTINGS, READ_ONLY)?;
+        sys::fill_and_freeze(rodata.as_fd(), &settings_bytes(settings))?;
+        let maps =
+            TapMaps { control: make(CONTROL, MAPPABLE)?, counters: make(COUNTERS, 0)?, ring: make(RING, 0)? };
+
+        let place = |name: &'static str, fd: &OwnedFd| -> (&'static str, i32, &Map) {
+            (name, fd.as_raw_fd(), &self.object.maps[name])
+        };
+        let places = [
+            place(SETTINGS, &rodata),
+            place(CONTROL, &maps.control),
+            place(COUNTERS, &maps.counters),
+            place(RING, &maps.ring),
+        ];
+        object.relocate_maps(places.into_iter(), &self.text).map_err(invalid)?;
+        object.relocate_calls(&self.text).map_err(invalid)?;
+        let mut programs = Vec::with_capacity(N);
+        for entry in entries {
+            programs.push(self.load_entry(&object, entry)?);
+        }
+        let programs = programs.try_into().map_err(|_| invalid("a program is missing"))?;
+        Ok((maps, programs))
     }
+
+    fn load_entry(&self, object: &Object, entry: Entry) -> Result<OwnedFd, DatapathError> {
+        let missing = || invalid(format!("no program {}", entry.name()));
+        let program = object.programs.get(entry.name()).ok_or_else(missing)?;
+        let function = object.functions.get(&program.function_key()).ok_or_else(missing)?;
+        sys::load_program(&ProgramSpec {
+            program_type: entry.program_type(),
+            name: entry.name(),
+            license: &self.license,
+            instructions: &function.instructions,
+            btf: self.btf.as_ref().map(|fd| fd.as_fd()),
+            functions: (&function.func_info.func_info_bytes(), function.func_info_rec_size),
+            lines: (&function.line_info.line_info_bytes(), function.line_info_rec_size),
+        })
+    }
+}
+
+fn invalid(what: impl ToString) -> DatapathError {
+    DatapathError::Object(what.to_string())
+}
+
+/// Gives a function other instructions. What is known of its source lines ends with the first.
+fn set_body(object: &mut Object, function: (usize, u64), body: Vec<bpf_insn>) -> Result<(), DatapathError> {
+    let function = object.functions.get_mut(&function).ok_or_else(|| invalid("no such function"))?;
+    function.instructions = body;
+    function.line_info.line_info.truncate(1);
+    function.line_info.num_info = function.line_info.line_info.len() as u32;
+    Ok(())
+}
+
+/// `r0 = 1; exit`
+fn accept_all() -> Vec<bpf_insn> {
+    let insn =
+        |code, imm| bpf_insn { code, _bitfield_align_1: [], _bitfield_1: Default::default(), off: 0, imm };
+    vec![insn(0xb7, 1), insn(0x95, 0)]
+}
+
+fn instructions(filter: &Filter) -> Result<Vec<bpf_insn>, DatapathError> {
+    let endian = if cfg!(target_endian = "little") { Endian::Little } else { Endian::Big };
+    let bytes: Vec<u8> = filter.translation().code.iter().flat_map(|insn| insn.to_bytes(endian)).collect();
+    copy_instructions(&bytes).map_err(invalid)
 }
 
 /// The bytes of the settings as the kernel programs read them.
@@ -69,44 +226,13 @@ fn settings_bytes(settings: &TapSettings) -> [u8; size_of::<TapSettings>()] {
     } = *settings;
     let mut bytes = [0; size_of::<TapSettings>()];
     let (words, double_words) = bytes.split_at_mut(16);
-    for (place, value) in
-        words.as_chunks_mut::<4>().0.iter_mut().zip([snap_length, headers_only, direction, sample])
-    {
+    let small = [snap_length, headers_only, direction, sample];
+    for (place, value) in words.as_chunks_mut::<4>().0.iter_mut().zip(small) {
         *place = value.to_ne_bytes();
     }
-    for (place, value) in double_words.as_chunks_mut::<8>().0.iter_mut().zip([
-        packet_cost,
-        packet_burst,
-        byte_cost,
-        byte_burst,
-        wakeup_bytes,
-    ]) {
+    let large = [packet_cost, packet_burst, byte_cost, byte_burst, wakeup_bytes];
+    for (place, value) in double_words.as_chunks_mut::<8>().0.iter_mut().zip(large) {
         *place = value.to_ne_bytes();
     }
     bytes
-}
-
-/// An ELF file in memory, aligned as its parser wants it.
-#[derive(Debug)]
-pub(super) struct Image {
-    words: Vec<u64>,
-    length: usize,
-}
-
-impl Image {
-    fn new(bytes: &[u8]) -> Self {
-        let mut image = Self { words: vec![0; bytes.len().div_ceil(8)], length: bytes.len() };
-        image.bytes_mut().copy_from_slice(bytes);
-        image
-    }
-
-    pub(super) fn bytes(&self) -> &[u8] {
-        // SAFETY: the words hold `length` bytes, and any bytes are valid as `u8`.
-        unsafe { std::slice::from_raw_parts(self.words.as_ptr().cast(), self.length) }
-    }
-
-    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as above; any bytes are valid as part of a `u64`.
-        unsafe { std::slice::from_raw_parts_mut(self.words.as_mut_ptr().cast(), self.length) }
-    }
 }

@@ -3,11 +3,12 @@
 //! <https://docs.kernel.org/userspace-api/ebpf/syscall.html>
 
 use std::{
+    ffi::CStr,
     io,
     os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
-use aya_obj::generated::{BPF_F_BEFORE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_prog_type};
+use aya_obj::generated::{BPF_F_BEFORE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type};
 
 use super::DatapathError;
 
@@ -78,21 +79,155 @@ pub(super) fn map_lookup(map: BorrowedFd<'_>, key: u32, value: &mut [u64]) -> io
     bpf(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attr).map(drop)
 }
 
-/// Loads a tc program that does nothing but hand packets on.
-pub(super) fn no_op_program() -> Result<OwnedFd, DatapathError> {
-    // r0 = TCX_NEXT; exit
-    let instructions: [u64; 2] = [0xffff_ffff_0000_00b7, 0x95];
-    let license = c"Dual MIT/GPL";
+/// What a map is made from.
+pub(super) struct MapSpec<'a> {
+    pub(super) map_type: u32,
+    pub(super) key_size: u32,
+    pub(super) value_size: u32,
+    pub(super) max_entries: u32,
+    pub(super) flags: u32,
+    pub(super) name: &'a str,
+}
+
+/// Makes a map.
+#[doc(alias = "BPF_MAP_CREATE")]
+pub(super) fn create_map(spec: &MapSpec<'_>) -> Result<OwnedFd, DatapathError> {
+    let mut attr = empty();
+    // SAFETY: the variant for BPF_MAP_CREATE is all integers.
+    let map = unsafe { &mut attr.__bindgen_anon_1 };
+    map.map_type = spec.map_type;
+    map.key_size = spec.key_size;
+    map.value_size = spec.value_size;
+    map.max_entries = spec.max_entries;
+    map.map_flags = spec.flags;
+    copy_name(&mut map.map_name, spec.name);
+    bpf(bpf_cmd::BPF_MAP_CREATE, &mut attr)
+        .map(owned)
+        .map_err(|source| DatapathError::Syscall { call: "bpf(BPF_MAP_CREATE)", source })
+}
+
+/// Writes an array's only element, for good: the verifier may then take it for constant. Linux 5.2.
+#[doc(alias = "BPF_MAP_FREEZE")]
+pub(super) fn fill_and_freeze(map: BorrowedFd<'_>, value: &[u8]) -> Result<(), DatapathError> {
+    let key = 0u32;
+    let mut attr = empty();
+    attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+    attr.__bindgen_anon_2.key = &raw const key as u64;
+    attr.__bindgen_anon_2.__bindgen_anon_1.value = value.as_ptr() as u64;
+    bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr)
+        .map_err(|source| DatapathError::Syscall { call: "bpf(BPF_MAP_UPDATE_ELEM)", source })?;
+    let mut attr = empty();
+    attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+    bpf(bpf_cmd::BPF_MAP_FREEZE, &mut attr)
+        .map(drop)
+        .map_err(|source| DatapathError::Syscall { call: "bpf(BPF_MAP_FREEZE)", source })
+}
+
+/// Loads type information. Linux 4.18.
+#[doc(alias = "BPF_BTF_LOAD")]
+pub(super) fn load_btf(btf: &[u8]) -> Result<OwnedFd, DatapathError> {
+    let mut attr = empty();
+    // SAFETY: the variant for BPF_BTF_LOAD is all integers.
+    let load = unsafe { &mut attr.__bindgen_anon_7 };
+    load.btf = btf.as_ptr() as u64;
+    load.btf_size = btf.len() as u32;
+    bpf(bpf_cmd::BPF_BTF_LOAD, &mut attr)
+        .map(owned)
+        .map_err(|source| DatapathError::Syscall { call: "bpf(BPF_BTF_LOAD)", source })
+}
+
+/// The program types that podtap loads.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum ProgramType {
+    /// `BPF_PROG_TYPE_SCHED_CLS`
+    SchedClassifier,
+    /// `BPF_PROG_TYPE_SOCKET_FILTER`
+    SocketFilter,
+}
+
+/// What a program is made from.
+pub(super) struct ProgramSpec<'a> {
+    pub(super) program_type: ProgramType,
+    pub(super) name: &'static str,
+    pub(super) license: &'a CStr,
+    pub(super) instructions: &'a [bpf_insn],
+    pub(super) btf: Option<BorrowedFd<'a>>,
+    /// Records of functions, and the size of one.
+    pub(super) functions: (&'a [u8], usize),
+    /// Records of source lines, and the size of one.
+    pub(super) lines: (&'a [u8], usize),
+}
+
+/// Loads a program; on refusal a second time, for the verifier's log.
+#[doc(alias = "BPF_PROG_LOAD")]
+pub(super) fn load_program(spec: &ProgramSpec<'_>) -> Result<OwnedFd, DatapathError> {
+    /// The end of the log says why.
+    const LOG_TAIL: usize = 2000;
+    let source = match try_load(spec, &mut []) {
+        Ok(program) => return Ok(program),
+        Err(error) => error,
+    };
+    let mut log = vec![0u8; 16 << 20];
+    let _ = try_load(spec, &mut log);
+    let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
+    let log = String::from_utf8_lossy(&log[end.saturating_sub(LOG_TAIL)..end]).into_owned();
+    Err(DatapathError::Program { program: spec.name, source, log })
+}
+
+fn try_load(spec: &ProgramSpec<'_>, log: &mut [u8]) -> io::Result<OwnedFd> {
     let mut attr = empty();
     // SAFETY: the variant for BPF_PROG_LOAD is all integers.
     let load = unsafe { &mut attr.__bindgen_anon_3 };
-    load.prog_type = bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS as u32;
-    load.insn_cnt = instructions.len() as u32;
-    load.insns = instructions.as_ptr() as u64;
-    load.license = license.as_ptr() as u64;
-    bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr)
-        .map(owned)
-        .map_err(|source| DatapathError::Syscall { call: "bpf(BPF_PROG_LOAD)", source })
+    load.prog_type = match spec.program_type {
+        ProgramType::SchedClassifier => bpf_prog_type::BPF_PROG_TYPE_SCHED_CLS,
+        ProgramType::SocketFilter => bpf_prog_type::BPF_PROG_TYPE_SOCKET_FILTER,
+    } as u32;
+    load.insn_cnt = spec.instructions.len() as u32;
+    load.insns = spec.instructions.as_ptr() as u64;
+    load.license = spec.license.as_ptr() as u64;
+    copy_name(&mut load.prog_name, spec.name);
+    if let Some(btf) = spec.btf {
+        load.prog_btf_fd = btf.as_raw_fd() as u32;
+        for (records, pointer, count, size) in [
+            (spec.functions, &mut load.func_info, &mut load.func_info_cnt, &mut load.func_info_rec_size),
+            (spec.lines, &mut load.line_info, &mut load.line_info_cnt, &mut load.line_info_rec_size),
+        ] {
+            if records.1 != 0 {
+                *pointer = records.0.as_ptr() as u64;
+                *count = (records.0.len() / records.1) as u32;
+                *size = records.1 as u32;
+            }
+        }
+    }
+    if !log.is_empty() {
+        load.log_level = 1;
+        load.log_buf = log.as_mut_ptr() as u64;
+        load.log_size = log.len() as u32;
+    }
+    bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr).map(owned)
+}
+
+/// As much of a name as the kernel keeps, which wants it terminated and without special characters.
+fn copy_name(to: &mut [libc::c_char; 16], name: &str) {
+    for (place, byte) in to[..15].iter_mut().zip(name.bytes()) {
+        *place = byte as libc::c_char;
+    }
+}
+
+/// Loads a tc program that does nothing but hand packets on.
+pub(super) fn no_op_program() -> Result<OwnedFd, DatapathError> {
+    let insn =
+        |code, imm| bpf_insn { code, _bitfield_align_1: [], _bitfield_1: Default::default(), off: 0, imm };
+    load_program(&ProgramSpec {
+        program_type: ProgramType::SchedClassifier,
+        name: "podtap_warm",
+        license: c"Dual MIT/GPL",
+        // r0 = TCX_NEXT; exit
+        instructions: &[insn(0xb7, -1), insn(0x95, 0)],
+        btf: None,
+        functions: (&[], 0),
+        lines: (&[], 0),
+    })
 }
 
 /// Waits until every program that was running when this was called has returned.

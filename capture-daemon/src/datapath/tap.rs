@@ -7,16 +7,9 @@ use capture_common::{DIRECTION_FROM_POD, DIRECTION_TO_POD, Direction};
 use super::{
     AttachMode, Control, Counters, DatapathError, Ring,
     attach::{FilterSocket, TcxLink},
+    object::TapMaps,
     sys,
 };
-
-/// The maps of a tap.
-#[derive(Debug)]
-pub(super) struct Maps {
-    pub(super) control: Control,
-    pub(super) ring: Option<Ring>,
-    pub(super) counters: OwnedFd,
-}
 
 /// The entry points that this kernel may need.
 #[derive(Debug)]
@@ -37,34 +30,45 @@ enum Attachment {
 #[derive(Debug)]
 pub struct Tap {
     directions: Vec<Direction>,
-    maps: Maps,
+    control: Control,
+    ring: Option<Ring>,
+    counters: OwnedFd,
     programs: Programs,
     attached: Option<(u32, Attachment)>,
 }
 
 impl Tap {
-    pub(super) fn new(direction: u32, maps: Maps, programs: Programs) -> Self {
+    /// A tap that is halted.
+    pub(super) fn new(
+        direction: u32,
+        ring_bytes: u32,
+        maps: TapMaps,
+        programs: Programs,
+    ) -> Result<Self, DatapathError> {
         let directions = match direction {
             DIRECTION_FROM_POD => vec![Direction::FromPod],
             DIRECTION_TO_POD => vec![Direction::ToPod],
             _ => vec![Direction::FromPod, Direction::ToPod],
         };
-        Self { directions, maps, programs, attached: None }
+        let control = Control::map(maps.control.as_fd())?;
+        control.set_halted(true);
+        let ring = Some(Ring::map(maps.ring, ring_bytes)?);
+        Ok(Self { directions, control, ring, counters: maps.counters, programs, attached: None })
     }
 
     /// The tap's ring, once: for the consumer.
     pub fn ring(&mut self) -> Result<Ring, DatapathError> {
-        self.maps.ring.take().ok_or(DatapathError::RingTaken)
+        self.ring.take().ok_or(DatapathError::RingTaken)
     }
 
     /// The tap's control words.
     pub fn control(&self) -> &Control {
-        &self.maps.control
+        &self.control
     }
 
     /// What the tap counted so far.
     pub fn counters(&self) -> Result<Counters, DatapathError> {
-        Counters::read(self.maps.counters.as_fd())
+        Counters::read(self.counters.as_fd())
     }
 
     /// Attaches the tap to an interface of this network namespace, for the directions of its settings. The tap stays
@@ -96,7 +100,7 @@ impl Tap {
             return Err(DatapathError::NotAttached);
         };
         let ifindex = *ifindex;
-        self.maps.control.set_halted(old.maps.control.is_halted());
+        self.control.set_halted(old.control.is_halted());
         match attachment {
             Attachment::Socket(socket) => socket.set_program(self.programs.socket.as_fd())?,
             Attachment::Tcx(links) => {
