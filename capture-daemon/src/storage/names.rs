@@ -88,7 +88,7 @@ mod tests {
     fn a_file_name_is_read_back_and_stays_within_255_bytes() {
         let time = Timestamp::from_second(1_796_120_000).unwrap();
         let name = FileName::new("web_1-ab", time, 7);
-        assert_eq!(name.name, "web_1-ab_20261201T111320Z_0007.pcapng");
+        assert_eq!(name.name, "web_1-ab_20261201T101320Z_0007.pcapng");
         assert_eq!(FileName::parse(&name.name), Some(name));
         let long = FileName::new(&"ä".repeat(126), time, u32::MAX);
         assert!(long.name.len() <= 255);

@@ -1,0 +1,109 @@
+//! What an agent that died left behind.
+
+use std::fs;
+
+use capture_daemon::{
+    pcapng::{is_packet, whole_block},
+    storage::{Append, RunDir, Storage},
+};
+
+use crate::support::{
+    Dice, Scratch, Taker, UNLIMITED, captures, config, header, mixed_length, packet, parse,
+};
+
+const COUNT: u64 = 2000;
+
+fn written(storage: &Storage) -> (RunDir, Vec<u8>, std::path::PathBuf) {
+    let mut taker = Taker::new(storage, "web-0", UNLIMITED);
+    for number in 0..COUNT {
+        assert_eq!(taker.append(&packet(number, mixed_length(number))), Append::Taken);
+    }
+    let closed = taker.close();
+    let path = captures(&closed.directory).remove(0);
+    (storage.run_dir("shop", "web-0").unwrap(), fs::read(&path).unwrap(), path)
+}
+
+fn name(path: &std::path::Path) -> String {
+    path.file_name().unwrap().to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_whole_file_stays_as_it_is() {
+    let scratch = Scratch::new();
+    let storage = Storage::open(config(&scratch.0)).unwrap();
+    let (run, bytes, path) = written(&storage);
+    let files = run.recover(&[name(&path)]).unwrap();
+    assert_eq!((files.len(), files[0].packets, files[0].cut), (1, Some(COUNT), 0));
+    assert_eq!((files[0].bytes, &files[0].name), (bytes.len() as u64, &name(&path)));
+    assert_eq!(fs::read(&path).unwrap(), bytes);
+}
+
+#[test]
+fn a_damaged_end_is_cut_off_after_the_last_whole_block() {
+    let scratch = Scratch::new();
+    let storage = Storage::open(config(&scratch.0)).unwrap();
+    let (run, bytes, path) = written(&storage);
+    let mut dice = Dice(3);
+    for round in 0..60 {
+        let at = header().len() + 200 + dice.below((bytes.len() - header().len() - 200) as u64) as usize;
+        let mut damaged = bytes[..at].to_vec();
+        match round % 4 {
+            0 => {}
+            1 => damaged.resize(at + 4096 * (1 + dice.below(500) as usize), 0),
+            2 => damaged.extend((0..5000).map(|_| dice.below(256) as u8)),
+            _ => {
+                // A page in the middle never reached the disk.
+                let page = at & !4095;
+                damaged = bytes.clone();
+                let end = (page + 4096).min(damaged.len());
+                damaged[page..end].fill(0);
+                if page < header().len() + 108 {
+                    continue;
+                }
+            }
+        }
+        fs::write(&path, &damaged).unwrap();
+        let files = run.recover(&[name(&path)]).unwrap();
+        let mended = fs::read(&path).unwrap();
+        assert!(damaged.starts_with(&mended));
+        let packets = if round % 4 == 3 {
+            // Zeros inside of a packet are a packet too.
+            let mut at = 0;
+            let blocks = std::iter::from_fn(|| {
+                let length = whole_block(&mended[at..])?;
+                at += length;
+                Some(is_packet(&mended[at - length..]))
+            });
+            let packets = blocks.filter(|&packet| packet).count();
+            assert_eq!(at, mended.len());
+            packets
+        } else {
+            let packets = parse(&mended).packets;
+            assert!(packets.iter().copied().eq(0..packets.len() as u64));
+            packets.len()
+        };
+        assert_eq!((files[0].packets, files[0].bytes), (Some(packets as u64), mended.len() as u64));
+        assert_eq!(files[0].cut, (damaged.len() - mended.len()) as u64);
+        // Not more than one block was lost besides the damage.
+        assert!(round % 4 == 3 || mended.len() + 65_592 >= at, "{} {at}", mended.len());
+    }
+}
+
+#[test]
+fn files_without_packets_go_and_others_are_not_touched() {
+    let scratch = Scratch::new();
+    let storage = Storage::open(config(&scratch.0)).unwrap();
+    let run = storage.run_dir("shop", "web-0").unwrap();
+    let file = |sequence: u32, bytes: &[u8]| {
+        let name = format!("web-0_20261201T101320Z_{sequence:04}.pcapng");
+        fs::write(run.path().join(&name), bytes).unwrap();
+        name
+    };
+    let half = &header()[..header().len() / 2];
+    let open = [file(0, b""), file(1, half), file(2, &header()), file(3, &[0; 8192])];
+    let other = file(4, b"anything");
+    assert_eq!(run.recover(&open).unwrap(), []);
+    let left: Vec<String> = run.files().unwrap().into_iter().map(|file| file.name).collect();
+    assert_eq!(left, [other]);
+    assert_eq!(run.recover(&["web-0_20261201T101320Z_0009.pcapng".to_owned()]).unwrap(), []);
+}

@@ -1,0 +1,155 @@
+//! Limits: the quota, the node's write cap, and memory.
+
+use std::{
+    sync::mpsc::channel,
+    time::{Duration, Instant},
+};
+
+use capture_daemon::storage::{Append, Rotation, Storage, StorageEvent, StorageFailure};
+
+use crate::support::{Scratch, Taker, UNLIMITED, closing, config, packet, parse};
+
+#[test]
+fn a_quota_stops_streams_with_a_reason_and_deleting_makes_room() {
+    let scratch = Scratch::new();
+    let quota = 8 << 20;
+    let storage = Storage::open(capture_daemon::storage::StorageConfig {
+        quota_bytes: Some(quota),
+        ..config(&scratch.0)
+    })
+    .unwrap();
+    let mut taken = 0;
+    let mut taker = Taker::new(&storage, "web-0", UNLIMITED);
+    while taker.append(&packet(taken, 1444)) == Append::Taken {
+        taken += 1;
+    }
+    assert_eq!(taker.append(&packet(taken, 108)), Append::Failed);
+    let closed = taker.close();
+    let failed = StorageEvent::Failed { reason: StorageFailure::Quota };
+    assert_eq!(closed.events.iter().filter(|&event| *event == failed).count(), 1);
+    assert!(closed.packets().into_iter().eq(0..taken), "what was taken is written");
+    assert!(parse(&closed.files()[0]).closed);
+    let used = storage.usage().used;
+    assert!((quota - (1 << 20)..quota).contains(&used), "{used}");
+    assert_eq!(storage.room(), Err(StorageFailure::Quota));
+
+    storage.run_dir("shop", "web-0").unwrap().remove().unwrap();
+    assert_eq!(storage.room(), Ok(()));
+    let mut taker = Taker::new(&storage, "web-1", UNLIMITED);
+    assert_eq!(taker.append(&packet(1, 108)), Append::Taken);
+    assert_eq!(taker.close().packets(), [1]);
+}
+
+#[test]
+fn a_ring_of_files_stays_below_a_quota_for_ever() {
+    let scratch = Scratch::new();
+    let storage = Storage::open(capture_daemon::storage::StorageConfig {
+        quota_bytes: Some(12 << 20),
+        ..config(&scratch.0)
+    })
+    .unwrap();
+    let rotation = Rotation { file_bytes: 1 << 20, files: Some(3), interval: None };
+    let mut taker = Taker::new(&storage, "web-0", rotation);
+    for number in 0..40_000 {
+        assert_eq!(taker.append(&packet(number, 1444)), Append::Taken, "{number}");
+    }
+    assert_eq!(taker.close().packets().last(), Some(&39_999));
+}
+
+#[test]
+fn files_that_somebody_else_removes_make_room_too() {
+    let scratch = Scratch::new();
+    let storage = Storage::open(capture_daemon::storage::StorageConfig {
+        quota_bytes: Some(2 << 20),
+        ..config(&scratch.0)
+    })
+    .unwrap();
+    let mut taker = Taker::new(&storage, "web-0", UNLIMITED);
+    while taker.append(&packet(1, 1444)) == Append::Taken {}
+    let closed = taker.close();
+    assert_eq!(storage.room(), Err(StorageFailure::Quota));
+    std::fs::remove_dir_all(closed.directory).unwrap();
+    crate::support::eventually("room", || storage.room().is_ok());
+}
+
+#[test]
+fn a_disk_that_is_full_enough_takes_nothing_new() {
+    let scratch = Scratch::new();
+    let storage =
+        Storage::open(capture_daemon::storage::StorageConfig { max_disk_percent: 0, ..config(&scratch.0) })
+            .unwrap();
+    assert_eq!(storage.room(), Err(StorageFailure::DiskFull));
+    let mut taker = Taker::new(&storage, "web-0", UNLIMITED);
+    assert_eq!(taker.append(&packet(1, 108)), Append::Failed);
+    let closed = taker.close();
+    assert_eq!(closed.events[0], StorageEvent::Failed { reason: StorageFailure::DiskFull });
+    assert_eq!(closed.files().len(), 0);
+}
+
+#[test]
+fn over_the_write_cap_the_flood_is_refused_and_the_quiet_stream_is_not() {
+    let scratch = Scratch::new();
+    let cap = 4_000_000;
+    let storage = Storage::open(capture_daemon::storage::StorageConfig {
+        write_bytes_per_second: Some(cap),
+        ..config(&scratch.0)
+    })
+    .unwrap();
+    let mut flood = Taker::new(&storage, "flood", UNLIMITED);
+    let mut quiet = Taker::new(&storage, "quiet", UNLIMITED);
+    let (start, mut flooded, mut refused, mut sent) = (Instant::now(), 0, 0, 0);
+    while start.elapsed() < Duration::from_secs(2) {
+        for _ in 0..500 {
+            match flood.append(&packet(flooded, 1444)) {
+                Append::Taken => flooded += 1,
+                Append::OverBudget => refused += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(quiet.append(&packet(sent, 108)), Append::Taken);
+        sent += 1;
+        flood.stream.tick(Instant::now(), closing);
+        quiet.stream.tick(Instant::now(), closing);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let elapsed = start.elapsed().as_secs_f64();
+    assert!(refused > 1000, "{refused}");
+    let rate = (flooded * 1444 + sent * 108) as f64 / elapsed;
+    assert!((0.85..1.15).contains(&(rate / cap as f64)), "{rate}");
+    assert!(flood.close().packets().into_iter().eq(0..flooded));
+    assert!(quiet.close().packets().into_iter().eq(0..sent));
+}
+
+#[test]
+fn a_stream_whose_writes_hang_leaves_buffers_to_others() {
+    let scratch = Scratch::new();
+    let storage =
+        Storage::open(capture_daemon::storage::StorageConfig { buffer_bytes: 4 << 20, ..config(&scratch.0) })
+            .unwrap();
+    let run = storage.run_dir("shop", "slow").unwrap();
+    let (release, held) = channel::<()>();
+    let held = std::sync::Mutex::new(held);
+    // The writer that serves this stream is stuck in its first event.
+    let mut slow = storage
+        .stream(&run, crate::support::spec(UNLIMITED), move |_| drop(held.lock().unwrap().recv()))
+        .unwrap();
+    let mut others: Vec<Taker> =
+        (0..5).map(|record| Taker::new(&storage, &format!("pod-{record}"), UNLIMITED)).collect();
+    let mut taken = 0;
+    while slow.append(&packet(taken, 1444), closing) == Append::Taken {
+        taken += 1;
+    }
+    let usage = storage.usage();
+    assert!(usage.buffers_used > 1 << 20 && usage.buffers_used < usage.buffers * 3 / 4, "{usage:?}");
+    for (record, taker) in others.iter_mut().enumerate() {
+        assert_eq!(taker.stream.append(&packet(record as u64, 108), closing), Append::Taken);
+    }
+    for (record, taker) in others.into_iter().enumerate() {
+        assert_eq!(taker.close().packets(), [record as u64]);
+    }
+    drop(release);
+    slow.close(Vec::new());
+    drop(storage);
+    let file = &crate::support::captures(&run.path())[0];
+    assert!(parse(&std::fs::read(file).unwrap()).packets.into_iter().eq(0..taken));
+}
