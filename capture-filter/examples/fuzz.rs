@@ -66,6 +66,7 @@ struct Progress {
     exhausted: AtomicU64,
     slowest_text_us: AtomicU64,
     slowest_neighbour_us: AtomicU64,
+    slowest_load_us: AtomicU64,
     stop: AtomicBool,
     findings: Mutex<Vec<String>>,
 }
@@ -138,9 +139,11 @@ fn main() -> Result<ExitCode> {
     outcome?;
     let ms = |counter| Progress::get(counter) as f64 / 1000.0;
     println!(
-        "slowest hostile text {:.1} ms, slowest text of another tenant meanwhile {:.1} ms",
+        "slowest hostile text {:.1} ms, slowest text of another tenant meanwhile {:.1} ms, slowest load of a hostile \
+         program {:.1} ms",
         ms(&progress.slowest_text_us),
-        ms(&progress.slowest_neighbour_us)
+        ms(&progress.slowest_neighbour_us),
+        ms(&progress.slowest_load_us)
     );
     let findings = progress.findings.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!(

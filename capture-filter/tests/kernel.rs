@@ -4,7 +4,9 @@
 mod difference;
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
+use capture_filter::FilterError;
 use capture_filter::kernel::{FilteredSocket, LoadedFilter};
 
 use difference::batch::{Batch, MAX_FILTERS};
@@ -141,5 +143,62 @@ fn a_loaded_filter_takes_every_frame() {
             let kernel = filter.matches(&frame).expect("any frame");
             assert_eq!(kernel, pair.libpcap.filter(&frame), "`{text}`, {length} bytes");
         }
+    }
+}
+
+/// The longest `or` list that libpcap's optimizer, whose time grows with its square and more, is done with soon.
+fn list(part: impl Fn(usize) -> String) -> String {
+    let mut text = part(0);
+    for number in 1.. {
+        let next = format!(" or {}", part(number));
+        if text.len() + next.len() > 1500 {
+            break;
+        }
+        text.push_str(&next);
+    }
+    text
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test --kernel"]
+fn long_lists_are_refused_by_us_or_taken_by_the_kernel() {
+    let host = |number: usize| format!("10.{}.{}.{}", number % 7, number % 251, number % 256);
+    let lists = [
+        ("hosts", list(|number| format!("host {}", host(number)))),
+        ("short hosts", format!("host {}", list(host))),
+        ("sources", format!("src {}", list(host))),
+        ("ip6 hosts", list(|number| format!("host 2001:db8::{number:x}"))),
+        ("nets", list(|number| format!("net 10.{}.0.0/16", number % 256))),
+        ("ports", list(|number| format!("port {}", number * 7))),
+        ("short ports", format!("port {}", list(|number| (number * 7).to_string()))),
+        ("ranges", list(|number| format!("portrange {}-{}", number * 7, number * 7 + 3))),
+        ("bytes", list(|number| format!("ip[{}]={}", number % 60, number % 251))),
+        ("computed", list(|number| format!("ip[ip[{}]]={}", number % 60, number % 251))),
+        ("straddling", list(|number| format!("ether[ip[{}]:4]={}", number % 60, number % 251))),
+        ("nots", list(|number| format!("not ip[{}]={}", number % 60, number % 251))),
+        ("computed payload", list(|number| format!("tcp[((tcp[12]&0xf0)>>2)+{number}:2]={}", number % 251))),
+        ("vlans", list(|number| format!("ether[14:2]&0xfff={number}"))),
+    ];
+    for (name, text) in lists {
+        let started = Instant::now();
+        let pair = match Pair::new(&text) {
+            Ok(pair) => pair,
+            Err(FilterError::ProgramTooLong { instructions, .. }) => {
+                println!("{name}: refused, {instructions} instructions");
+                continue;
+            }
+            Err(error) => panic!("{name}: {error}"),
+        };
+        let compiled = started.elapsed();
+        let started = Instant::now();
+        Batch::load([&pair.filter].into_iter()).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let loaded = started.elapsed();
+        let (classic, code) =
+            (pair.filter.classic().instructions().len(), pair.filter.translation().code.len());
+        println!("{name}: {classic} classic, {code} eBPF, compiled in {compiled:?}, loaded in {loaded:?}");
+        assert!(loaded < Duration::from_millis(500), "{name}: {loaded:?}");
+        let mut random = Random::new(6);
+        let frames: Vec<Vec<u8>> = (0..200).map(|_| packets::frame(&mut random)).collect();
+        compare(&[pair], &frames, &mut random);
     }
 }

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use capture_filter::{Compiler, FilterError};
+use capture_filter::kernel::FilteredSocket;
+use capture_filter::{Compiler, Filter, FilterError};
 
 use crate::Progress;
 use crate::difference::random::Random;
@@ -16,6 +17,8 @@ use crate::hostile;
 const TEXTS: u64 = 500;
 /// Longest answer to a hostile text: what the compiler promises, and scheduling on a busy machine.
 const SLOWEST: Duration = Duration::from_secs(3);
+/// Longest time that the kernel may look at a filter.
+const SLOWEST_LOAD: Duration = Duration::from_secs(1);
 /// Longest answer to another tenant's text meanwhile.
 const SLOWEST_NEIGHBOUR: Duration = Duration::from_secs(1);
 
@@ -31,7 +34,10 @@ pub(crate) fn run(seed: u64, progress: &Progress) -> Result<()> {
             took(&progress.slowest_text_us, started, SLOWEST, &format!("{text:?}"), progress);
             Progress::add(&progress.texts, 1);
             match answer {
-                Ok(_) => Progress::add(&progress.programs, 1),
+                Ok(filter) => {
+                    Progress::add(&progress.programs, 1);
+                    load(&filter, progress);
+                }
                 Err(FilterError::Exhausted { reason }) => {
                     Progress::add(&progress.exhausted, 1);
                     if reason.contains("crashed") {
@@ -51,6 +57,15 @@ pub(crate) fn run(seed: u64, progress: &Progress) -> Result<()> {
         }
         neighbour.join().unwrap_or_else(|_| anyhow::bail!("the neighbour has panicked"))
     })
+}
+
+/// What the compiler gives out, the kernel must take, and soon.
+fn load(filter: &Filter, progress: &Progress) {
+    let (started, text) = (Instant::now(), filter.expression());
+    if let Err(error) = FilteredSocket::new(&filter.translation().code) {
+        progress.found(format!("`{text}`: the kernel refuses it: {error}"));
+    }
+    took(&progress.slowest_load_us, started, SLOWEST_LOAD, text, progress);
 }
 
 /// Bytes straight to the child, past what the parent refuses at once.

@@ -73,10 +73,11 @@ fn unprintable(random: &mut Random) -> String {
 /// As long a list as fits, of things that share little.
 fn long_list(random: &mut Random) -> String {
     let mut text = String::from("tcp");
-    let word = random.pick(&[" or ", " and "]);
+    let word = random.pick(&[" or ", " or ", " and not "]);
+    let kinds = 1 + random.below(6);
     loop {
-        let part = match random.below(6) {
-            0 => format!("host {}", random.next() as u8),
+        let part = match random.below(kinds) {
+            0 => format!("host 10.0.{}.{}", random.next() as u8, random.next() as u8),
             1 => format!("port {}", random.next() as u16),
             2 => format!("ip[{}]={}", random.below(99), random.below(256)),
             3 => format!("ip6 net {:x}::/16", random.next() as u16),
