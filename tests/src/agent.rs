@@ -146,9 +146,14 @@ impl Agent {
         self.scratch.path()
     }
 
+    /// Where its log goes.
+    pub fn log_file(&self) -> PathBuf {
+        self.scratch.path().join("log")
+    }
+
     /// What it has logged, the last 100 lines.
     pub fn log(&self) -> String {
-        let text = std::fs::read_to_string(self.scratch.path().join("log")).unwrap_or_default();
+        let text = std::fs::read_to_string(self.log_file()).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(100)..].join("\n")
     }

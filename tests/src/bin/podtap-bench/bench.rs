@@ -31,19 +31,19 @@ pub(crate) struct Bench {
     /// Part of the usual length of a slice.
     scale: f64,
     since: Instant,
-    quiet: bool,
 }
 
 impl Bench {
-    /// Pods that floods come from, a client and a server; and the agent.
+    /// A pod that floods, a client, a server, and one whose interface comes late; and the agent.
     pub(crate) fn start(rounds: usize, quick: bool) -> Result<Self> {
-        let pods = Pods::with(&["flooder", "client", "server"])?;
+        let pods = Pods::with(&["flooder", "client", "server", "late"])?;
         pods.introduce("client", "server")?;
         flood::cut_off(pods.pod("flooder"))?;
         cpu::bind(Some(cpu::CAPTURE))?;
-        let tools = Tools::start(pods.all(), CONFIGURATION)?;
+        let present: Vec<Pod> = pods.all().iter().filter(|pod| pod.name != "late").cloned().collect();
+        let tools = Tools::start(&present, CONFIGURATION)?;
         let scale = if quick { 0.4 } else { 1.0 };
-        Ok(Self { pods, tools, rounds, scale, since: Instant::now(), quiet: false })
+        Ok(Self { pods, tools, rounds, scale, since: Instant::now() })
     }
 
     /// How often each tool has its turn.
@@ -76,9 +76,7 @@ impl Bench {
 
     /// Says what goes on, on standard error.
     pub(crate) fn progress(&self, what: &str) {
-        if !self.quiet {
-            eprintln!("{:6.1} s  {what}", self.since.elapsed().as_secs_f64());
-        }
+        eprintln!("{:6.1} s  {what}", self.since.elapsed().as_secs_f64());
     }
 
     /// A finished row.

@@ -103,9 +103,11 @@ pub(crate) fn tcx_links() -> Vec<u32> {
     ids(bpf_cmd::BPF_LINK_GET_NEXT_ID)
         .filter_map(|id| {
             let info: bpf_link_info = info(bpf_cmd::BPF_LINK_GET_FD_BY_ID, id)?;
-            // SAFETY: the type says which variant the kernel has filled in.
-            (info.type_ == bpf_link_type::BPF_LINK_TYPE_TCX as u32)
-                .then(|| unsafe { info.__bindgen_anon_1.tcx.ifindex })
+            if info.type_ != bpf_link_type::BPF_LINK_TYPE_TCX as u32 {
+                return None;
+            }
+            // SAFETY: the type says that this is the variant that the kernel has filled in.
+            Some(unsafe { info.__bindgen_anon_1.tcx.ifindex })
         })
         .collect()
 }

@@ -64,6 +64,8 @@ struct Slice {
     passed: u64,
     captured: u64,
     ordered: bool,
+    /// Lost, as the tool says itself; podtap only.
+    said_lost: u64,
     cpu: Duration,
 }
 
@@ -71,6 +73,7 @@ struct Slice {
 pub(crate) fn run(bench: &mut Bench, row: &FloodRow) -> Result<Row> {
     let against = Judged::RatioTo(Tool::Tcpdump);
     let mut loss = Measure::new("lost", "% of packets", Judged::Worst, Target::AtMost(0.0));
+    let mut silent = Measure::new("lost and not counted", "packets", Judged::Worst, Target::AtMost(0.0));
     let mut cpu = Measure::new("user+system per captured packet", "us", against, row.cpu);
     let mut captured = Measure::new("captured", "Mpps", against, row.captured);
     let mut rate = Measure::new("sender's rate", "Mpps", against, row.rate);
@@ -96,6 +99,8 @@ pub(crate) fn run(bench: &mut Bench, row: &FloodRow) -> Result<Row> {
             cpu.push(tool, slice.cpu.as_secs_f64() * 1e6 / slice.captured as f64);
             captured.push(tool, slice.captured as f64 / slice.sent.seconds / 1e6);
             if tool == Tool::Podtap {
+                let counted = slice.captured + slice.said_lost;
+                silent.push(tool, slice.passed.abs_diff(counted) as f64);
                 gaps += u32::from(!slice.ordered);
                 thread_remark = by_thread(&before, &cpu::threads(bench.tools.agent.process().id())?);
             }
@@ -109,7 +114,7 @@ pub(crate) fn run(bench: &mut Bench, row: &FloodRow) -> Result<Row> {
         ),
         format!("podtap's threads in the last slice: {thread_remark}."),
     ];
-    bench.row(row.name, row.title, vec![loss, cpu, captured, rate, told], remarks)
+    bench.row(row.name, row.title, vec![loss, silent, cpu, captured, rate, told], remarks)
 }
 
 fn slice(bench: &mut Bench, tool: Tool, row: &FloodRow) -> Result<Slice> {
@@ -128,7 +133,14 @@ fn slice(bench: &mut Bench, tool: Tool, row: &FloodRow) -> Result<Slice> {
     }
     let outcome = bench.tools.end(running, PORT)?;
     ensure!(passed == sent.packets, "{} packets sent, {passed} reached the host interface", sent.packets);
-    Ok(Slice { sent, passed, captured: outcome.packets, ordered: outcome.ordered, cpu: spent })
+    Ok(Slice {
+        sent,
+        passed,
+        captured: outcome.packets,
+        ordered: outcome.ordered,
+        said_lost: outcome.record.map_or(0, |record| record.dropped()),
+        cpu: spent,
+    })
 }
 
 /// Sends for some seconds as fast as the sender's core can.

@@ -1,14 +1,20 @@
 //! Measures podtap side by side with tcpdump and dumpcap: short slices, each tool in turn, and what the ratios of each
 //! round come to. Started by `cargo xtask bench`.
 
+mod attached;
 mod bench;
 mod bpf;
 mod count;
 mod cpu;
 mod flood;
+mod held;
 mod http;
 mod kernel_cost;
 mod machine;
+mod many;
+mod memory;
+mod netlink;
+mod one;
 mod report;
 mod stats;
 mod tcp;
@@ -55,6 +61,10 @@ const ROWS: &[(&str, Measured)] = &[
     ("kernel", kernel_cost::run),
     ("tcp", tcp::run),
     ("http", http::run),
+    ("many", many::run),
+    ("tap", one::tap),
+    ("pod", one::pod),
+    ("held", held::run),
 ];
 
 fn main() -> ExitCode {

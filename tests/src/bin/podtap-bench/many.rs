@@ -1,0 +1,226 @@
+//! Row 7: 250 pods labelled at once.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use podtap_tests::agent::{ATTACHED, Agent};
+use podtap_tests::manifest;
+use podtap_tests::pods::{Pod, Pods};
+
+use crate::bench::Bench;
+use crate::bpf::{EmptyProgram, Hook};
+use crate::kernel_cost::index;
+use crate::memory;
+use crate::netlink::Links;
+use crate::report::{Judged, Measure, Row, Target};
+use crate::stats::Values;
+use crate::tool::Tool;
+use crate::{attached, cpu};
+
+const PODS: usize = 250;
+/// Pods whose attachment by a bare loop is timed; the floor of all follows from it.
+const FLOOR_PODS: usize = 50;
+const BUDGET_MIB: f64 = 512.0;
+
+const CONFIGURATION: &str = "
+memoryBudget: 512Mi
+caps: {capturesPerNamespace: 1000}
+";
+
+/// One attach mode's measures.
+struct Measures {
+    attach: Measure,
+    memory: Measure,
+    idle: Measure,
+    link: Measure,
+}
+
+/// Runs the row.
+pub(crate) fn run(bench: &mut Bench) -> Result<Row> {
+    bench.progress(&format!("making {PODS} pods"));
+    let mut pods = Pods::new()?;
+    let names: Vec<String> = (0..PODS).map(|number| format!("p{number}")).collect();
+    pods.add(&names.iter().map(String::as_str).collect::<Vec<_>>())?;
+    // The agent and the work around it may use all cores here: nobody floods.
+    cpu::bind(None)?;
+    let mut measures = Vec::new();
+    let mut remarks = Vec::new();
+    for mode in ["tcx", "socket"] {
+        let mut mode_measures = Measures::new(mode);
+        let mut waits = Vec::new();
+        for round in 0..bench.rounds() {
+            let floor = match mode {
+                "tcx" => floor(&pods.all()[..FLOOR_PODS])?,
+                _ => 1.0,
+            };
+            let found = one_round(&pods, mode)?;
+            bench.progress(&format!(
+                "{mode} {round}: {:.2} s, floor {floor:.2} s, {:.0} MiB, idle {:.2} %, link {:.2} ms, usually {:.2} ms",
+                found.attached, found.memory, found.idle, found.link.1.median(), found.link.0.median()
+            ));
+            mode_measures.attach.push(Tool::Podtap, found.attached);
+            mode_measures.attach.push(Tool::None, floor);
+            mode_measures.memory.push(Tool::Podtap, found.memory);
+            mode_measures.idle.push(Tool::Podtap, found.idle);
+            mode_measures.link.push(Tool::Podtap, found.link.1.median());
+            mode_measures.link.push(Tool::None, found.link.0.median());
+            waits.push(found.link.1.max());
+        }
+        let worst: Values = waits.into_iter().collect();
+        remarks.push(format!("{mode}: the slowest link made meanwhile took {:.1} ms.", worst.max()));
+        let Measures { attach, memory, idle, link } = mode_measures;
+        measures.extend([attach, memory, idle, link]);
+    }
+    cpu::bind(Some(cpu::CAPTURE))?;
+    remarks.push(format!(
+        "tcx floor: {FLOOR_PODS} pods' two links each made in a bare loop, times {}. Sockets: 1 s in all. Memory: the agent's own (PSS) and its BPF objects.",
+        PODS / FLOOR_PODS
+    ));
+    bench.row("many", "250 pods labelled at once", measures, remarks)
+}
+
+impl Measures {
+    fn new(mode: &str) -> Self {
+        let to_none = Judged::RatioTo(Tool::None);
+        let attach = match mode {
+            "tcx" => Target::AtMost(1.2),
+            _ => Target::AtMost(1.0),
+        };
+        Self {
+            attach: Measure::new(format!("{mode}: all attached"), "s", to_none, attach),
+            memory: Measure::new(
+                format!("{mode}: agent's memory, budget {BUDGET_MIB}"),
+                "MiB",
+                Judged::Worst,
+                Target::AtMost(BUDGET_MIB + 64.0),
+            ),
+            idle: Measure::new(format!("{mode}: idle"), "% of a core", Judged::Median, Target::AtMost(1.0)),
+            link: Measure::new(
+                format!("{mode}: another link made meanwhile"),
+                "ms",
+                to_none,
+                Target::AtMost(2.0),
+            ),
+        }
+    }
+}
+
+/// Seconds that the kernel takes to attach an empty program to all pods, in both directions.
+fn floor(pods: &[Pod]) -> Result<f64> {
+    let program = EmptyProgram::load()?;
+    let interfaces = pods.iter().map(|pod| index(&pod.host_interface)).collect::<Result<Vec<_>>>()?;
+    let start = Instant::now();
+    let mut links = Vec::new();
+    for interface in interfaces {
+        for hook in [Hook::Ingress, Hook::Egress] {
+            links.push(program.attach(interface, hook)?);
+        }
+    }
+    Ok(start.elapsed().as_secs_f64() * PODS as f64 / pods.len() as f64)
+}
+
+struct Found {
+    /// Seconds from the first label to the last tap in place.
+    attached: f64,
+    /// MiB.
+    memory: f64,
+    /// Percent of a core.
+    idle: f64,
+    /// Milliseconds to make a link: usually, and while pods are being attached.
+    link: (Values, Values),
+}
+
+fn one_round(pods: &Pods, mode: &str) -> Result<Found> {
+    let mut agent = Agent::start_with("bench-many", CONFIGURATION, &["--attach-mode", mode])?;
+    for pod in pods.all() {
+        agent.apply(&format!("{}.json", pod.name), &manifest::pod(pod))?;
+    }
+    wait_until_idle(&mut agent)?;
+    let usual = links_made(&AtomicBool::new(true), 20, Duration::from_millis(20))?;
+    let interfaces: HashSet<u32> =
+        pods.all().iter().map(|pod| index(&pod.host_interface)).collect::<Result<_>>()?;
+    let wanted = interfaces.len() * if mode == "tcx" { 2 } else { 1 };
+    let manifests: Vec<_> =
+        pods.all().iter().map(|pod| (format!("{}.json", pod.name), manifest::labelled(pod, &[]))).collect();
+
+    let going = AtomicBool::new(true);
+    let (attached, meanwhile) = thread::scope(|scope| {
+        let links = scope.spawn(|| {
+            thread::sleep(Duration::from_millis(100));
+            links_made(&going, 100, Duration::from_millis(150))
+        });
+        let attached = label_all(&mut agent, &manifests, &interfaces, wanted);
+        going.store(false, Ordering::Relaxed);
+        (attached, links.join().unwrap_or_else(|_| bail!("the link maker panicked")))
+    });
+    let (attached, meanwhile) = (attached?, meanwhile?);
+
+    wait_until_idle(&mut agent)?;
+    let process = agent.process().id();
+    let before = cpu::time(process)?;
+    let span = Duration::from_secs(3);
+    thread::sleep(span);
+    let idle = 100.0 * (cpu::time(process)? - before).as_secs_f64() / span.as_secs_f64();
+    let memory = memory::of(process)?.total() as f64 / f64::from(1 << 20);
+    agent.process().signal(libc::SIGTERM)?;
+    agent.process().wait(Duration::from_secs(60))?;
+    Ok(Found { attached, memory, idle, link: (usual, meanwhile) })
+}
+
+/// Seconds until all are captured.
+fn label_all(
+    agent: &mut Agent,
+    manifests: &[(String, serde_json::Value)],
+    interfaces: &HashSet<u32>,
+    wanted: usize,
+) -> Result<f64> {
+    let start = Instant::now();
+    for (file, pod) in manifests {
+        agent.apply(file, pod)?;
+    }
+    let deadline = start + Duration::from_secs(120);
+    while attached::count(interfaces)? < wanted {
+        ensure!(Instant::now() < deadline && agent.process().running(), "not all attached:\n{}", agent.log());
+        thread::sleep(Duration::from_millis(10));
+    }
+    let attached = start.elapsed().as_secs_f64();
+    // The last ones may be loaded but not yet told.
+    agent.wait("all pods to be captured", Duration::from_secs(20), |records| {
+        let good = records.iter().filter(|record| ATTACHED.contains(&record.state())).count();
+        (good == interfaces.len()).then_some(())
+    })?;
+    Ok(attached)
+}
+
+/// Waits until the agent has nothing to do.
+fn wait_until_idle(agent: &mut Agent) -> Result<()> {
+    let process = agent.process().id();
+    for _ in 0..100 {
+        let before = cpu::time(process)?;
+        thread::sleep(Duration::from_millis(300));
+        if cpu::time(process)? - before < Duration::from_millis(9) {
+            return Ok(());
+        }
+    }
+    bail!("the agent does not come to rest:\n{}", agent.log())
+}
+
+/// Milliseconds of making each of some links while `going`; deletes them in the end.
+fn links_made(going: &AtomicBool, most: usize, pause: Duration) -> Result<Values> {
+    let netlink = Links::open()?;
+    let mut times = Vec::new();
+    let name = |number: usize| format!("ptl{:06x}{number}", std::process::id());
+    while going.load(Ordering::Relaxed) && times.len() < most {
+        let start = Instant::now();
+        netlink.add_veth(&name(times.len()))?;
+        times.push(start.elapsed().as_secs_f64() * 1e3);
+        thread::sleep(pause);
+    }
+    for number in 0..times.len() {
+        netlink.delete(&name(number)).context("cleaning up")?;
+    }
+    Ok(times.into_iter().collect())
+}

@@ -1,0 +1,50 @@
+//! The memory of a process that holds BPF maps.
+
+use std::collections::HashSet;
+use std::fs;
+
+use anyhow::{Context as _, Result};
+
+/// Bytes of a process's own memory, and of the BPF objects that it holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Memory {
+    pub(crate) own: u64,
+    pub(crate) kernel_objects: u64,
+}
+
+impl Memory {
+    /// Both together.
+    pub(crate) const fn total(self) -> u64 {
+        self.own + self.kernel_objects
+    }
+}
+
+/// Looks at a process. Rings that it maps are counted with the BPF objects only.
+pub(crate) fn of(process: u32) -> Result<Memory> {
+    let maps = fs::read_to_string(format!("/proc/{process}/smaps")).context("smaps")?;
+    let mut own = 0;
+    let mut counts = true;
+    for line in maps.lines() {
+        if let Some(value) = line.strip_prefix("Pss:") {
+            let kibibytes: u64 = value.trim().trim_end_matches(" kB").parse().context("Pss")?;
+            own += if counts { kibibytes << 10 } else { 0 };
+        } else if line.split(' ').next().is_some_and(|word| word.contains('-')) {
+            counts = !line.contains("bpf-map");
+        }
+    }
+    let mut seen = HashSet::new();
+    let mut kernel_objects = 0;
+    for descriptor in fs::read_dir(format!("/proc/{process}/fdinfo"))? {
+        // One that was closed meanwhile.
+        let Ok(text) = fs::read_to_string(descriptor?.path()) else { continue };
+        let field = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+            line.trim_start_matches(':').trim().parse::<u64>().ok()
+        };
+        let Some(locked) = field("memlock") else { continue };
+        if seen.insert((field("map_id"), field("prog_id"))) {
+            kernel_objects += locked;
+        }
+    }
+    Ok(Memory { own, kernel_objects })
+}
