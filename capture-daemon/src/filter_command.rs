@@ -7,7 +7,7 @@ use std::sync::Arc;
 use capture_filter::insn::Listing;
 use capture_filter::kernel::{KernelError, LoadedFilter};
 use capture_filter::savefile::{self, SavefileError};
-use capture_filter::translate::ROOM;
+use capture_filter::translate::MAX_CODE;
 use capture_filter::{Compiler, Filter, FilterError};
 use thiserror::Error;
 
@@ -85,7 +85,7 @@ fn write_listings(filter: &Filter, out: &mut impl Write) -> io::Result<()> {
     writeln!(out)?;
     let translation = filter.translation();
     let count = translation.code.len();
-    writeln!(out, "; eBPF, as spliced into the kernel program: {count} instructions, {ROOM} fit")?;
+    writeln!(out, "; eBPF, as it becomes part of the kernel program: {count} instructions, {MAX_CODE} fit")?;
     let listing = Listing(&translation.code).to_string();
     for (index, line) in listing.lines().enumerate() {
         match translation.metadata {
@@ -117,7 +117,7 @@ mod tests {
         let heads: Vec<&str> = listings.lines().filter(|line| line.starts_with(';')).collect();
         let expected = [
             "; classic BPF, by libpcap: 6 instructions",
-            "; eBPF, as spliced into the kernel program: 29 instructions, 4094 fit",
+            "; eBPF, as it becomes part of the kernel program: 29 instructions, 8192 fit",
             "; the VLAN tag in the frame, or none",
             "; the VLAN tag in the kernel's metadata",
         ];

@@ -19,6 +19,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+const HELP: &str = "\
+Compares filters in the kernel with libpcap's interpreter, and feeds the filter compiler hostile texts.
+
+  --comparisons N  comparisons to make, one expression over one packet each [default: 100000000]
+  --seconds N      end after this time, however many were made
+  --seed N         repeat a run [default: the time]
+  --threads N      threads that compare [default: one a processor]";
+
 /// What the command line asks for.
 struct Options {
     comparisons: u64,
@@ -38,6 +46,10 @@ impl Options {
         };
         let mut arguments = std::env::args().skip(1);
         while let Some(name) = arguments.next() {
+            if name == "--help" {
+                println!("{HELP}");
+                std::process::exit(0);
+            }
             let value = arguments.next().with_context(|| format!("{name} wants a number"))?;
             let value: u64 = value.replace('_', "").parse().with_context(|| format!("{name} {value}"))?;
             match name.as_str() {

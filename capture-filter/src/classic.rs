@@ -193,7 +193,7 @@ impl ClassicProgram {
         if instructions.len() > MAX_INSTRUCTIONS {
             return Err(FilterError::ProgramTooLong {
                 instructions: instructions.len(),
-                room: MAX_INSTRUCTIONS,
+                limit: MAX_INSTRUCTIONS,
             });
         }
         let last = instructions

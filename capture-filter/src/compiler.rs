@@ -9,6 +9,7 @@ mod child;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 
@@ -75,7 +76,8 @@ impl Compiler {
     }
 
     /// Compiles a text for a tenant (a namespace, say) and calls `done` with what came of it: at once, from this thread,
-    /// when that is known already, else from one of the compiler's threads. `done` must be quick and must not panic.
+    /// when that is known already, else from one of the compiler's threads. `done` must be quick: a thread waits for
+    /// it.
     pub fn submit<F>(&self, tenant: &str, text: &str, done: F)
     where
         F: FnOnce(Result<Arc<Filter>, FilterError>) + Send + 'static,
@@ -139,7 +141,8 @@ impl Shared {
             let known = self.lock().cache.get(&job.text);
             let answer = known.unwrap_or_else(|| self.work(&job.text));
             self.finished(&tenant);
-            (job.done)(answer);
+            // A panic there has been told by its hook; it must not take this thread along.
+            let _ = panic::catch_unwind(AssertUnwindSafe(|| (job.done)(answer)));
         }
     }
 

@@ -75,14 +75,14 @@ pub enum FilterError {
     },
     /// Too many instructions.
     #[error(
-        "the filter becomes {instructions} instructions, {room} fit: group addresses into networks and ports into \
+        "the filter becomes {instructions} instructions, {limit} fit: group addresses into networks and ports into \
          ranges"
     )]
     ProgramTooLong {
         /// Number of instructions that it has.
         instructions: usize,
         /// Number of instructions that are possible.
-        room: usize,
+        limit: usize,
     },
     /// Not a valid classic program; libpcap makes none such.
     #[error("the compiled filter is not a valid program: {what} (instruction {index})")]
@@ -93,7 +93,10 @@ pub enum FilterError {
         what: &'static str,
     },
     /// Compiling took more time or memory than is allowed, or libpcap crashed.
-    #[error("the filter could not be compiled: {reason}; write it in a simpler way")]
+    #[error(
+        "the filter could not be compiled: {reason}; write it in a simpler way, with networks and ranges in place of \
+         long lists"
+    )]
     Exhausted {
         /// What happened to the compiler.
         reason: String,

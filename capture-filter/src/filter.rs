@@ -1,6 +1,6 @@
-//! A filter that can be spliced: the text, libpcap's program, and ours.
+//! A filter that can be loaded: the text, libpcap's program, and ours.
 
-use crate::translate::{ROOM, Translation, translate};
+use crate::translate::{MAX_CODE, Translation, translate};
 use crate::{ClassicProgram, FilterError};
 
 /// A compiled expression.
@@ -15,12 +15,12 @@ impl Filter {
     /// Translates what libpcap made of an expression.
     ///
     /// # Errors
-    /// [`FilterError::ProgramTooLong`] when it does not fit into [`ROOM`] instructions.
+    /// [`FilterError::ProgramTooLong`] when it does not fit into [`MAX_CODE`] instructions.
     pub fn from_classic(
         expression: impl Into<String>,
         classic: ClassicProgram,
     ) -> Result<Filter, FilterError> {
-        let translation = translate(&classic, ROOM)?;
+        let translation = translate(&classic, MAX_CODE)?;
         Ok(Filter { expression: expression.into(), classic, translation })
     }
 

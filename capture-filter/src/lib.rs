@@ -1,8 +1,9 @@
 //! pcap-filter(7) expressions as eBPF.
 //!
-//! libpcap compiles an expression to classic BPF ([`compile()`]), which is translated nearly one to one ([`translate`]) and
-//! spliced into the kernel programs before they are loaded ([`splice()`]). The text is hostile input: the agent asks a
-//! [`Compiler`], which runs libpcap in a child that can do no harm and remembers answers. Knows nothing of Kubernetes.
+//! libpcap compiles an expression to classic BPF ([`compile()`]), which is translated nearly one to one ([`translate`]) into
+//! a function that takes the place of the kernel programs' `filter` before they are loaded. The text is hostile input: the
+//! agent asks a [`Compiler`], which runs libpcap in a child that can do no harm and remembers answers. Knows nothing of
+//! Kubernetes.
 
 mod assembler;
 pub mod classic;
@@ -14,7 +15,6 @@ pub mod insn;
 pub mod kernel;
 pub mod sandbox;
 pub mod savefile;
-pub mod splice;
 pub mod text;
 pub mod translate;
 
@@ -23,4 +23,3 @@ pub use compile::compile;
 pub use compiler::{ChildCommand, Compiler, child_main};
 pub use error::FilterError;
 pub use filter::Filter;
-pub use splice::{SpliceError, splice};

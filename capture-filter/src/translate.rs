@@ -14,8 +14,8 @@ use crate::assembler::{Assembler, Label};
 use crate::classic::{Alu, ClassicProgram, Condition, MEMORY_WORDS, Op, Operand, Size};
 use crate::insn::{Insn, Jump, Reg, Test};
 
-/// Instructions that fit: the kernel program keeps 4,096 for a filter, and [`crate::splice()`] puts two in front.
-pub const ROOM: usize = 4096 - 2;
+/// Most instructions of a filter. The verifier is done with as many in some tens of milliseconds.
+pub const MAX_CODE: usize = 8192;
 
 /// Where a packet's (outer) VLAN tag is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,8 +55,8 @@ const OFFSET_SLOT: i16 = -(4 * MEMORY_WORDS as i16) - 8;
 /// Translates a program.
 ///
 /// # Errors
-/// [`FilterError::ProgramTooLong`] when it does not fit into `room` instructions.
-pub fn translate(program: &ClassicProgram, room: usize) -> Result<Translation, FilterError> {
+/// [`FilterError::ProgramTooLong`] when it does not fit into `limit` instructions.
+pub fn translate(program: &ClassicProgram, limit: usize) -> Result<Translation, FilterError> {
     let mut asm = Assembler::default();
     let reject = asm.label();
     let reachable = reachable(program);
@@ -87,10 +87,10 @@ pub fn translate(program: &ClassicProgram, room: usize) -> Result<Translation, F
         asm.emit(Insn::EXIT);
     }
 
-    let too_long = |instructions| FilterError::ProgramTooLong { instructions, room };
+    let too_long = |instructions| FilterError::ProgramTooLong { instructions, limit };
     let instructions = asm.len();
     let code = asm.finish().map_err(|_| too_long(instructions))?;
-    if code.len() > room {
+    if code.len() > limit {
         return Err(too_long(code.len()));
     }
     Ok(Translation { code, metadata })

@@ -52,7 +52,7 @@ pub(crate) fn read(answer: &[u8]) -> Option<Result<ClassicProgram, FilterError>>
         NAME => Err(FilterError::Name { name: message(payload) }),
         TOO_LONG => {
             let instructions = message(payload).parse().unwrap_or(MAX_INSTRUCTIONS + 1);
-            Err(FilterError::ProgramTooLong { instructions, room: MAX_INSTRUCTIONS })
+            Err(FilterError::ProgramTooLong { instructions, limit: MAX_INSTRUCTIONS })
         }
         OTHER => Err(FilterError::Syntax { message: message(payload) }),
         UNAVAILABLE => Err(FilterError::Unavailable { reason: message(payload) }),
@@ -82,7 +82,7 @@ mod tests {
             assert_eq!(read(&write(Err(error.clone()))), Some(Err(error)));
         }
         let long = vec![ClassicInsn { code: 6, jt: 0, jf: 0, k: 0 }; 5000];
-        let refused = FilterError::ProgramTooLong { instructions: 5000, room: 4096 };
+        let refused = FilterError::ProgramTooLong { instructions: 5000, limit: 4096 };
         assert_eq!(read(&write(Ok(long))), Some(Err(refused)));
     }
 

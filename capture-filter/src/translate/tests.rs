@@ -10,12 +10,12 @@ fn insn(code: u16, jt: u8, jf: u8, k: u32) -> ClassicInsn {
 
 fn code(program: Vec<ClassicInsn>) -> String {
     let program = ClassicProgram::new(program).expect("a valid program");
-    Listing(&translate(&program, ROOM).expect("a translation").code).to_string()
+    Listing(&translate(&program, MAX_CODE).expect("a translation").code).to_string()
 }
 
 #[test]
 fn icmp_twice_once_for_each_place_of_a_tag() {
-    let translation = translate(&compile("icmp").unwrap(), ROOM).unwrap();
+    let translation = translate(&compile("icmp").unwrap(), MAX_CODE).unwrap();
     let expected = "\
 (000) r6 = r1
 (001) w0 = 0
@@ -54,7 +54,7 @@ fn icmp_twice_once_for_each_place_of_a_tag() {
 #[test]
 fn what_looks_only_at_addresses_is_translated_once() {
     for expression in ["", "ether host 02:00:00:00:00:01"] {
-        let translation = translate(&compile(expression).unwrap(), ROOM).unwrap();
+        let translation = translate(&compile(expression).unwrap(), MAX_CODE).unwrap();
         assert_eq!(translation.metadata, None, "{expression}");
     }
 }
@@ -123,8 +123,8 @@ fn division_by_zero_and_wide_shifts_follow_classic_rules() {
 #[test]
 fn what_does_not_fit_is_refused_with_both_numbers() {
     let program = compile("tcp port 80").unwrap();
-    let needed = translate(&program, ROOM).unwrap().code.len();
+    let needed = translate(&program, MAX_CODE).unwrap().code.len();
     assert!(translate(&program, needed).is_ok());
     let error = translate(&program, needed - 1).unwrap_err();
-    assert_eq!(error, FilterError::ProgramTooLong { instructions: needed, room: needed - 1 });
+    assert_eq!(error, FilterError::ProgramTooLong { instructions: needed, limit: needed - 1 });
 }
