@@ -42,7 +42,9 @@ fn a_changed_annotation_takes_effect_without_a_gap_in_a_new_file() {
         assert!(numbers.is_sorted_by(|one, next| one < next), "port {port}: a packet twice or out of order");
     }
     let files = record.read().unwrap();
-    let snaps: Vec<u32> = files.iter().map(|file| file.snap_length).collect();
+    // A file of a flood may be full before the next change.
+    let mut snaps: Vec<u32> = files.iter().map(|file| file.snap_length).collect();
+    snaps.dedup();
     assert_eq!(snaps[1..], [200, 201, 202], "each change has its file");
     assert_eq!(files.iter().map(|file| file.packets.len() as u64).sum::<u64>(), record.packets());
 }

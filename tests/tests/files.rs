@@ -126,12 +126,18 @@ fn files_and_record_go_when_retention_ends() {
     let short = agent.wait_capture("short", &["Completed"]).unwrap();
     assert!(short.directory().exists());
     agent.wait("the short one to go", SOON, |records| (records.len() == 1).then_some(())).unwrap();
-    assert!(!short.directory().exists());
+    // What is left, as long as the request stands, is the note that it was carried out.
+    let left: Vec<_> = std::fs::read_dir(short.directory()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["run.json"]);
     let long = agent.wait_capture("long", &["Completed"]).unwrap();
     assert_eq!(long.numbers(9000).unwrap().len(), 10);
     // The manifest is still there, and the window is over: nothing begins again.
+    agent.stop().unwrap();
+    agent.start_again().unwrap();
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(agent.records().unwrap().len(), 1);
+    agent.remove("short.yaml").unwrap();
+    agent.wait("the note to go", SOON, |_| (!short.directory().exists()).then_some(())).unwrap();
 }
 
 #[test]

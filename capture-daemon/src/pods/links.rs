@@ -14,7 +14,7 @@ use rtnetlink::{
     Handle, MulticastGroup, new_connection_with_strict_check, new_multicast_connection,
     packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
     packet_route::{
-        RouteNetlinkMessage,
+        AddressFamily, RouteNetlinkMessage,
         address::{AddressAttribute, AddressMessage},
         link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
         nsid::{NsidAttribute, NsidMessage},
@@ -292,14 +292,20 @@ fn apply(table: &Mutex<HashMap<u32, Link>>, event: LinkEvent, news: &impl Fn(Lin
 
 fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<LinkEvent> {
     match message.payload {
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+        // A bridge tells of its ports in messages of its own family, which lack most of what a link is; and a port
+        // that leaves a bridge is not a link that is gone.
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) if is_of_link(&link) => {
             read(&link).map(LinkEvent::Changed)
         }
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) if is_of_link(&link) => {
             Some(LinkEvent::Removed { index: link.header.index })
         }
         _ => None,
     }
+}
+
+fn is_of_link(message: &LinkMessage) -> bool {
+    message.header.interface_family == AddressFamily::Unspec
 }
 
 fn read(message: &LinkMessage) -> Option<Link> {

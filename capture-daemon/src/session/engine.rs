@@ -480,8 +480,14 @@ impl Engine {
         }
         // A run that ended just now has ended; all others are continued by the next agent.
         for session in self.sessions.values_mut() {
-            if let (false, Some(ending)) = (session.is_over(), session.ending.clone()) {
-                session.phase = session.conclude(&ending);
+            match (session.is_over(), session.ending.clone()) {
+                (false, Some(ending)) => session.phase = session.conclude(&ending),
+                (false, None) => session.show(
+                    RunState::Pending,
+                    "AgentStopped",
+                    "The agent was stopped. The capture goes on when it is started again.",
+                ),
+                (true, _) => {}
             }
             session.unsaved = true;
         }

@@ -30,6 +30,7 @@ use std::{sync::Arc, time::Instant};
 
 use capture_api::{DesiredState, Refusal, RunState, Settings};
 use jiff::Timestamp;
+use tracing::info;
 
 use self::{
     answers::storage_failed,
@@ -145,7 +146,11 @@ impl Ending {
 
 impl Session {
     /// A session of a run that is on disk. `recovered` runs that have ended stay so.
-    fn new(id: SessionId, run: Run, dir: RunDir, wanted: Option<Wanted>, now: Instant) -> Self {
+    fn new(id: SessionId, mut run: Run, dir: RunDir, wanted: Option<Wanted>, now: Instant) -> Self {
+        if run.started.is_some() && !run.state.is_final() {
+            // What the record says is no longer so, whether or not the last agent had time to say it.
+            run.set(RunState::Pending, "AgentRestarted", "The agent was restarted. The capture goes on in a moment.");
+        }
         let phase = if run.state.is_final() { Phase::Over } else { Phase::Waiting { again: now } };
         let progress = Arc::new(Progress::continuing(run.delivered, run.bytes()));
         let session = Self {
@@ -254,7 +259,11 @@ impl Session {
         if settings.state == DesiredState::Stopped {
             Goal::End(Ending::new(RunState::Stopped, "StopRequested", "Stopped as asked."))
         } else if now >= end {
-            Goal::End(Ending::new(RunState::Completed, "WindowOver", self.what_was_seen()))
+            Goal::End(Ending::new(
+                RunState::Completed,
+                "WindowOver",
+                format!("The window is over. {}", self.what_was_seen()),
+            ))
         } else if now < start {
             Goal::Wait(start)
         } else if settings.state == DesiredState::Paused {
@@ -389,6 +398,16 @@ impl Session {
     }
 
     fn finish(&mut self) -> Phase {
+        let run = &self.run;
+        info!(
+            namespace = run.namespace,
+            record = run.record,
+            state = ?run.state,
+            reason = run.reason,
+            message = run.message,
+            packets = self.progress.delivered().packets,
+            "capture ended"
+        );
         self.run.ended = Some(Timestamp::now());
         self.run.delivered = self.progress.delivered();
         self.unsaved = true;
@@ -404,6 +423,9 @@ impl Session {
     fn show(&mut self, state: RunState, reason: &str, message: &str) {
         let run = &self.run;
         if run.state != state || run.message.as_deref().unwrap_or("") != message {
+            if run.state != state {
+                info!(namespace = run.namespace, record = run.record, ?state, reason, message);
+            }
             self.run.set(state, reason, message);
             self.unsaved = true;
         }
@@ -421,8 +443,9 @@ impl Session {
     /// Why there is nothing, if there is nothing.
     fn what_was_seen(&self) -> String {
         let counted = self.counted().total();
-        if self.progress.delivered().packets > 0 {
-            String::new()
+        let packets = self.progress.delivered().packets;
+        if packets > 0 {
+            format!("{packets} packets were captured.")
         } else if counted.seen == 0 {
             "No packet has passed the pod's interface.".into()
         } else if counted.matched == 0 {
