@@ -46,7 +46,14 @@ impl Agent {
     }
 
     /// Starts it again on the same directories, after [`stop`](Self::stop) or [`kill`](Self::kill).
+    ///
+    /// Records of the run before are removed first, so that none is taken for what the new agent says; it has to make
+    /// them again out of what it knows.
     pub fn start_again(&mut self) -> Result<()> {
+        let status = self.data_dir().join(".status");
+        if status.exists() {
+            std::fs::remove_dir_all(status)?;
+        }
         self.process = spawn(self.scratch.path(), &self.arguments)?;
         Ok(())
     }

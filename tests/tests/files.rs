@@ -127,7 +127,8 @@ fn files_and_record_go_when_retention_ends() {
     assert!(short.directory().exists());
     agent.wait("the short one to go", SOON, |records| (records.len() == 1).then_some(())).unwrap();
     // What is left, as long as the request stands, is the note that it was carried out.
-    let left: Vec<_> = std::fs::read_dir(short.directory()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let left: Vec<_> =
+        std::fs::read_dir(short.directory()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left, ["run.json"]);
     let long = agent.wait_capture("long", &["Completed"]).unwrap();
     assert_eq!(long.numbers(9000).unwrap().len(), 10);
