@@ -3,22 +3,47 @@
 pub(crate) mod batch;
 pub(crate) mod expressions;
 pub(crate) mod packets;
+pub(crate) mod programs;
 pub(crate) mod random;
 
 use capture_filter::classic::Op;
 use capture_filter::{ClassicProgram, Filter, FilterError, compile};
 use pcap::BpfProgram;
 
-/// An expression both ways.
+use random::Random;
+
+/// A filter, and who says what it means.
 pub(crate) struct Pair {
     pub(crate) filter: Filter,
-    pub(crate) libpcap: BpfProgram,
+    reference: Reference,
+}
+
+enum Reference {
+    Libpcap(BpfProgram),
+    /// Classic BPF's rules, for programs that libpcap does not make.
+    Rules,
 }
 
 impl Pair {
     pub(crate) fn new(expression: &str) -> Result<Self, FilterError> {
-        let libpcap = compile::libpcap(expression)?;
-        Ok(Self { filter: Filter::from_classic(expression, compile(expression)?)?, libpcap })
+        let reference = Reference::Libpcap(compile::libpcap(expression)?);
+        Ok(Self { filter: Filter::from_classic(expression, compile(expression)?)?, reference })
+    }
+
+    /// A program that no expression becomes.
+    pub(crate) fn program(random: &mut Random) -> Self {
+        let program = programs::generate(random);
+        // Its listing stands in for a text.
+        let filter = Filter::from_classic(program.to_string(), program).expect("short enough");
+        Self { filter, reference: Reference::Rules }
+    }
+
+    /// Whether the filter has to match a frame with its tags inside.
+    pub(crate) fn expects(&self, frame: &[u8]) -> bool {
+        match &self.reference {
+            Reference::Libpcap(program) => program.filter(frame),
+            Reference::Rules => programs::interpret(self.filter.classic(), frame) != 0,
+        }
     }
 }
 
