@@ -14,7 +14,7 @@ use crate::assembler::{Assembler, Label};
 use crate::classic::{Alu, ClassicProgram, Condition, MEMORY_WORDS, Op, Operand, Size};
 use crate::insn::{Insn, Jump, Reg, Test};
 
-/// Most instructions of a filter. The verifier is done with as many in some tens of milliseconds.
+/// Most instructions of a filter. The verifier is done with as many in about a tenth of a second.
 pub const MAX_CODE: usize = 8192;
 
 /// Where a packet's (outer) VLAN tag is.
