@@ -95,7 +95,7 @@ pub fn run(config: &Config, manifests: &Path) -> Result<(), AgentError> {
         Workers::start(WORKERS)?,
         tell.clone(),
     );
-    let engine = Engine::new(node, records)?;
+    let engine = Engine::new(node, Box::new(records))?;
     let options = Options {
         defaults: config.defaults.clone(),
         caps: config.caps.clone(),

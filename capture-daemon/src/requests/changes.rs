@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{RequestEvent, RunKey, Wanted};
+use crate::session::wanted::{RequestEvent, RunKey, Wanted};
 
 /// What the session engine was told so far.
 #[derive(Debug, Default)]
@@ -61,7 +61,8 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::requests::{Interface, PodRef, RequestId, RequestRef};
+    use crate::pods::Place;
+    use crate::session::wanted::{PodRef, RequestId, RequestRef};
 
     fn wanted(pod: &str, filter: Result<&str, Refusal>) -> Wanted {
         let settings = filter.map(|filter| {
@@ -78,7 +79,7 @@ mod tests {
                 uid: pod.into(),
                 labels: BTreeMap::new(),
                 addresses: Vec::new(),
-                interface: Interface::Host("veth0".into()),
+                place: Some(Place::Interface("veth0".into())),
             },
             request: RequestRef {
                 kind: RequestKind::Label,

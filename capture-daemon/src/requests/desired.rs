@@ -8,7 +8,7 @@ use capture_api::{
 };
 use jiff::Timestamp;
 
-use super::{PodRef, RequestId, RequestRef, RunKey, Wanted};
+use crate::session::wanted::{PodRef, RequestId, RequestRef, RunKey, Wanted};
 
 /// A pod as its source knows it.
 #[derive(Clone, Debug)]
@@ -165,7 +165,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::requests::Interface;
+    use crate::pods::Place;
 
     fn texts(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -179,7 +179,7 @@ mod tests {
                 uid: format!("uid-{name}"),
                 labels: texts(labels),
                 addresses: Vec::new(),
-                interface: Interface::Host(format!("veth-{name}")),
+                place: Some(Place::Interface(format!("veth-{name}"))),
             },
             annotations: texts(annotations),
             problem: None,

@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 use capture_api::{PodCapture, names};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, mkdirat, open, openat, renameat, unlinkat};
 use rustix::io::Errno;
+use tracing::warn;
+
+use crate::session::Records;
 
 /// The directory below the data directory.
 pub const NAME: &str = ".status";
@@ -18,6 +21,20 @@ pub const NAME: &str = ".status";
 pub struct StatusDir {
     path: PathBuf,
     directory: OwnedFd,
+}
+
+impl Records for StatusDir {
+    fn publish(&self, record: &PodCapture) {
+        if let Err(error) = self.write(record) {
+            warn!(%error, "cannot write a record");
+        }
+    }
+
+    fn remove(&self, namespace: &str, record: &str) {
+        if let Err(error) = self.unlink(namespace, record) {
+            warn!(%error, "cannot remove a record");
+        }
+    }
 }
 
 /// Why a record could not be written or removed.
@@ -96,7 +113,7 @@ impl StatusDir {
     ///
     /// # Errors
     /// The names are no names, or a system call failed.
-    pub fn remove(&self, namespace: &str, record: &str) -> Result<(), StatusError> {
+    pub fn unlink(&self, namespace: &str, record: &str) -> Result<(), StatusError> {
         check(namespace, record)?;
         let path = self.path.join(namespace);
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -232,9 +249,9 @@ mod tests {
         let all: Vec<(String, String)> =
             [("a", "x"), ("b", "x"), ("b", "y")].map(|(a, b)| (a.into(), b.into())).into();
         assert_eq!(status.records().unwrap(), all);
-        status.remove("a", "x").unwrap();
-        status.remove("a", "x").unwrap();
-        status.remove("b", "x").unwrap();
+        status.unlink("a", "x").unwrap();
+        status.unlink("a", "x").unwrap();
+        status.unlink("b", "x").unwrap();
         assert_eq!(status.records().unwrap(), [("b".to_owned(), "y".to_owned())]);
         assert!(!data.path().join(".status/a").exists());
     }
@@ -246,7 +263,7 @@ mod tests {
         for (namespace, name) in [("..", "x"), ("a", "../x"), ("a/b", "x"), ("", "x"), ("a", ""), ("a", ".x")]
         {
             assert!(matches!(status.write(&record(namespace, name)), Err(StatusError::Name { .. })));
-            assert!(matches!(status.remove(namespace, name), Err(StatusError::Name { .. })));
+            assert!(matches!(status.unlink(namespace, name), Err(StatusError::Name { .. })));
         }
         let outside = TestDir::new();
         symlink(outside.path(), data.path().join(".status/team-a")).unwrap();

@@ -8,10 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use capture_api::{
-    DirectionStatus, Drops, GoDuration, PodCapture, PodCaptureSpec, PodCaptureStatus, Refusal, RunState,
-    names,
-};
+use capture_api::{GoDuration, Refusal, RunState};
 use jiff::{SignedDuration, Timestamp};
 use thiserror::Error;
 use tracing::{error, info, warn};
@@ -19,11 +16,12 @@ use tracing::{error, info, warn};
 use super::{
     Limit, Phase, Session, SessionId,
     node::{Answer, Node},
-    run::{File, Run, VERSION},
+    record::{Records, record},
+    run::Run,
+    wanted::{RequestEvent, RunKey, Wanted},
 };
 use crate::{
     pods::LinkEvent,
-    requests::{RequestEvent, RunKey, Wanted, desired::Accepted, status_dir::StatusDir},
     storage::{FileInfo, RunDir, StorageError, StorageEvent},
 };
 
@@ -90,7 +88,7 @@ pub enum EngineError {
 /// All sessions of the node.
 pub struct Engine {
     node: Node,
-    records: StatusDir,
+    records: Box<dyn Records>,
     sessions: BTreeMap<SessionId, Session>,
     last_id: SessionId,
     reported: Instant,
@@ -103,13 +101,13 @@ impl Engine {
     ///
     /// # Errors
     /// When the data directory cannot be listed. A single run that cannot be read is logged and left alone.
-    pub fn new(node: Node, records: StatusDir) -> Result<Self, EngineError> {
+    pub fn new(node: Node, records: Box<dyn Records>) -> Result<Self, EngineError> {
         let now = Instant::now();
         let mut engine =
             Self { node, records, sessions: BTreeMap::new(), last_id: 0, reported: now, saved: now };
         let mut broken = Vec::new();
         for dir in engine.node.storage.runs()? {
-            match left_behind(&dir) {
+            match Run::left_in(&dir) {
                 Ok(run) => {
                     let open = run.files.iter().filter(|file| !file.closed);
                     let open: Vec<String> = open.map(|file| file.name.clone()).collect();
@@ -140,7 +138,7 @@ impl Engine {
 
     /// What is wanted is accepted when it is first seen, and an agent's restart does not make windows longer.
     #[must_use]
-    pub fn accepted(&self) -> Accepted {
+    pub fn accepted<T: FromIterator<(RunKey, Timestamp)>>(&self) -> T {
         let standing = self.sessions.values().filter(|session| !session.run.released);
         standing.map(|session| (session.run.key(), session.run.accepted)).collect()
     }
@@ -240,7 +238,7 @@ impl Engine {
             .map(|session| session.run.number + 1)
             .max()
             .unwrap_or(0);
-        let mut run = self.new_run(&wanted, number);
+        let mut run = Run::new(&wanted, number, &self.node.name);
         let dir = match self.node.storage.run_dir(&run.namespace, &run.record) {
             Ok(dir) => dir,
             Err(error) => {
@@ -283,43 +281,6 @@ impl Engine {
             "refused: {}",
             refusal.message
         );
-    }
-
-    fn new_run(&self, wanted: &Wanted, number: u32) -> Run {
-        let capture = wanted.request.name.clone();
-        let record =
-            names::record(capture.as_deref(), &wanted.pod.name, &wanted.request.uid, &wanted.pod.uid, number);
-        Run {
-            version: VERSION,
-            namespace: wanted.pod.namespace.clone(),
-            record,
-            number,
-            pod: wanted.pod.name.clone(),
-            pod_uid: wanted.pod.uid.clone(),
-            request: wanted.request.kind,
-            request_uid: wanted.request.uid.clone(),
-            capture,
-            node: self.node.name.clone(),
-            namespace_uid: String::new(),
-            settings: wanted.settings.as_ref().ok().cloned(),
-            notes: wanted.notes.clone(),
-            accepted: wanted.request.accepted,
-            state: RunState::Pending,
-            reason: None,
-            message: None,
-            started: None,
-            ended: None,
-            released: false,
-            expired: false,
-            interface: None,
-            attach_mode: None,
-            counted: crate::datapath::Counters::default(),
-            delivered: super::progress::Delivered::default(),
-            bytes_deleted: 0,
-            packets_deleted: 0,
-            next_sequence: 0,
-            files: Vec::new(),
-        }
     }
 
     fn insert(&mut self, run: Run, dir: RunDir, wanted: Option<Wanted>) -> SessionId {
@@ -368,8 +329,7 @@ impl Engine {
             session.live = now;
             if before != session.counted() || session.run.delivered != delivered {
                 session.run.delivered = delivered;
-                let record = record(session);
-                publish(&self.records, &record);
+                self.records.publish(&record(session));
             }
         }
     }
@@ -400,9 +360,7 @@ impl Engine {
                 session.run.files.clear();
                 session.run.expired = true;
                 session.unsaved = true;
-                if let Err(error) = self.records.remove(&session.run.namespace, &session.run.record) {
-                    warn!(record = session.run.record, %error, "cannot remove the record of an expired capture");
-                }
+                self.records.remove(&session.run.namespace, &session.run.record);
             }
             if session.run.expired && session.run.released {
                 match session.dir.clone().remove() {
@@ -434,7 +392,7 @@ impl Engine {
                 warn!(record = session.run.record, error, "cannot write run.json");
             }
             if unsaved && !session.run.expired {
-                publish(&self.records, &record(session));
+                self.records.publish(&record(session));
             }
         }
     }
@@ -507,82 +465,4 @@ impl Engine {
             phase => session.phase = phase,
         }
     }
-}
-
-/// Reads a run that an earlier agent left.
-fn left_behind(dir: &RunDir) -> Result<Run, String> {
-    let json = dir.read_json().map_err(|error| error.to_string())?.ok_or("it holds no run.json")?;
-    let mut run: Run = serde_json::from_slice(&json).map_err(|error| format!("run.json: {error}"))?;
-    if run.version != VERSION {
-        return Err(format!("run.json has version {}, this agent reads {VERSION}", run.version));
-    }
-    // Packets are counted by files: what run.json says of them may be some seconds older than the agent's end.
-    run.files.retain(|file| file.closed);
-    run.delivered.packets = run.packets_in_files();
-    for file in dir.files().map_err(|error| error.to_string())? {
-        run.next_sequence = run.next_sequence.max(file.sequence + 1);
-        if !run.files.iter().any(|known| known.name == file.name) {
-            run.note_file(File { name: file.name, bytes: file.bytes, packets: 0, closed: false });
-        }
-    }
-    Ok(run)
-}
-
-fn publish(records: &StatusDir, record: &PodCapture) {
-    if let Err(error) = records.write(record) {
-        warn!(%error, "cannot write a record");
-    }
-}
-
-/// The record of a run, as users see it.
-fn record(session: &Session) -> PodCapture {
-    let run = &session.run;
-    let counted = session.counted();
-    let delivered = session.progress.delivered();
-    let total = counted.total();
-    let direction = |of: &capture_common::DirectionCounters| DirectionStatus {
-        seen: of.seen,
-        matched: of.matched,
-        captured: of.captured,
-        bytes: of.bytes,
-    };
-    let mut status = PodCaptureStatus {
-        state: run.state,
-        reason: run.reason.clone(),
-        message: run.message.clone(),
-        notes: run.notes.clone(),
-        from_pod: direction(&counted.from_pod),
-        to_pod: direction(&counted.to_pod),
-        drops: Drops { ring: total.ring_full, rate: total.rate_limited, storage: delivered.storage_drops },
-        sampled_out: total.sampled_out,
-        truncated: total.truncated,
-        beyond_limit: delivered.beyond_limit,
-        interface: run.interface.clone(),
-        attach_mode: run.attach_mode.clone(),
-        files: run.file_statuses(),
-        packets: delivered.packets,
-        bytes: run.bytes(),
-        start_time: run.started,
-        end_time: run.ended,
-        ..PodCaptureStatus::default()
-    };
-    status.summarize();
-    let mut record = PodCapture::new(
-        &run.record,
-        PodCaptureSpec {
-            pod: run.pod.clone(),
-            pod_uid: run.pod_uid.clone(),
-            namespace_uid: run.namespace_uid.clone(),
-            request: run.request,
-            capture: run.capture.clone(),
-            request_uid: run.request_uid.clone(),
-            node: run.node.clone(),
-            settings: run.settings.clone(),
-        },
-    );
-    record.metadata.namespace = Some(run.namespace.clone());
-    record.metadata.creation_timestamp =
-        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(run.accepted));
-    record.status = Some(status);
-    record
 }

@@ -21,9 +21,11 @@ mod budget;
 mod engine;
 mod node;
 mod progress;
+mod record;
 mod run;
 mod sink;
 mod tap_settings;
+pub mod wanted;
 mod workers;
 
 use std::{sync::Arc, time::Instant};
@@ -37,18 +39,19 @@ use self::{
     progress::{Progress, UNLIMITED},
     sink::Limit,
     tap_settings::needs_another_tap,
+    wanted::Wanted,
 };
 pub use self::{
     budget::RingBudget,
     engine::{Engine, EngineError, Event},
     node::{Limits, Node},
+    record::Records,
     run::Run,
     workers::Workers,
 };
 use crate::{
     datapath::{Control, Counters, Tap},
-    pods::{HostInterface, LinkEvent, Place, ResolveError, resolve},
-    requests::{Interface, Wanted},
+    pods::{HostInterface, LinkEvent, ResolveError, resolve},
     storage::RunDir,
 };
 
@@ -149,7 +152,11 @@ impl Session {
     fn new(id: SessionId, mut run: Run, dir: RunDir, wanted: Option<Wanted>, now: Instant) -> Self {
         if run.started.is_some() && !run.state.is_final() {
             // What the record says is no longer so, whether or not the last agent had time to say it.
-            run.set(RunState::Pending, "AgentRestarted", "The agent was restarted. The capture goes on in a moment.");
+            run.set(
+                RunState::Pending,
+                "AgentRestarted",
+                "The agent was restarted. The capture goes on in a moment.",
+            );
         }
         let phase = if run.state.is_final() { Phase::Over } else { Phase::Waiting { again: now } };
         let progress = Arc::new(Progress::continuing(run.delivered, run.bytes()));
@@ -330,7 +337,7 @@ impl Session {
         if let Err(reason) = node.storage.room() {
             return self.conclude(&storage_failed(&reason));
         }
-        let interface = match place(&wanted.pod.interface).map(|place| resolve(&node.links, &place)) {
+        let interface = match wanted.pod.place.as_ref().map(|place| resolve(&node.links, place)) {
             Some(Ok(interface)) => interface,
             Some(Err(error @ ResolveError::Forbidden(_))) => {
                 return self.refuse(&Refusal::new("InterfaceNotAPods", error.to_string()));
@@ -499,14 +506,5 @@ impl Session {
             _ => (None, None),
         };
         one.into_iter().chain(other).map(|info| &info.control)
-    }
-}
-
-/// Where to look for a pod's interface; nowhere when its manifest does not say.
-fn place(interface: &Interface) -> Option<Place> {
-    match interface {
-        Interface::Host(name) => Some(Place::Interface(name.clone())),
-        Interface::Netns(path) => Some(Place::Netns(path.clone())),
-        Interface::Unnamed => None,
     }
 }

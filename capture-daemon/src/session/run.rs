@@ -1,16 +1,16 @@
 //! `run.json`: the truth about one run, beside its files. What an agent finds here after a restart decides what is
 //! continued and what is over; API records and `.status` are projections of it.
 
-use capture_api::{FileStatus, Refusal, RequestKind, RunState, Settings};
+use capture_api::{FileStatus, Refusal, RequestKind, RunState, Settings, names};
 use capture_common::DirectionCounters;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::progress::Delivered;
-use crate::{
-    datapath::Counters,
-    requests::{RequestId, RunKey},
+use super::{
+    progress::Delivered,
+    wanted::{RequestId, RunKey, Wanted},
 };
+use crate::{datapath::Counters, storage::RunDir};
 
 /// Version of the file's shape.
 pub(super) const VERSION: u32 = 1;
@@ -115,6 +115,67 @@ pub struct File {
 }
 
 impl Run {
+    /// A run that has not begun.
+    pub(super) fn new(wanted: &Wanted, number: u32, node: &str) -> Self {
+        let capture = wanted.request.name.clone();
+        Self {
+            version: VERSION,
+            namespace: wanted.pod.namespace.clone(),
+            record: names::record(
+                capture.as_deref(),
+                &wanted.pod.name,
+                &wanted.request.uid,
+                &wanted.pod.uid,
+                number,
+            ),
+            number,
+            pod: wanted.pod.name.clone(),
+            pod_uid: wanted.pod.uid.clone(),
+            request: wanted.request.kind,
+            request_uid: wanted.request.uid.clone(),
+            capture,
+            node: node.to_owned(),
+            namespace_uid: String::new(),
+            settings: wanted.settings.as_ref().ok().cloned(),
+            notes: wanted.notes.clone(),
+            accepted: wanted.request.accepted,
+            state: RunState::Pending,
+            reason: None,
+            message: None,
+            started: None,
+            ended: None,
+            released: false,
+            expired: false,
+            interface: None,
+            attach_mode: None,
+            counted: Counters::default(),
+            delivered: Delivered::default(),
+            bytes_deleted: 0,
+            packets_deleted: 0,
+            next_sequence: 0,
+            files: Vec::new(),
+        }
+    }
+
+    /// The run that an earlier agent left in a directory, with the files that are there.
+    pub(super) fn left_in(dir: &RunDir) -> Result<Self, String> {
+        let json = dir.read_json().map_err(|error| error.to_string())?.ok_or("it holds no run.json")?;
+        let mut run: Self = serde_json::from_slice(&json).map_err(|error| format!("run.json: {error}"))?;
+        if run.version != VERSION {
+            return Err(format!("run.json has version {}, this agent reads {VERSION}", run.version));
+        }
+        // Packets are counted by files: what run.json says of them may be some seconds older than the agent's end.
+        run.files.retain(|file| file.closed);
+        run.delivered.packets = run.packets_in_files();
+        for file in dir.files().map_err(|error| error.to_string())? {
+            run.next_sequence = run.next_sequence.max(file.sequence + 1);
+            if !run.files.iter().any(|known| known.name == file.name) {
+                run.note_file(File { name: file.name, bytes: file.bytes, packets: 0, closed: false });
+            }
+        }
+        Ok(run)
+    }
+
     /// Whose run it is.
     #[must_use]
     pub fn key(&self) -> RunKey {

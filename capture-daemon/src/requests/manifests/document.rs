@@ -9,8 +9,9 @@ use capture_api::{API_VERSION, PacketCaptureSpec, Refusal, Selection, keys, name
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Map, Value};
 
+use crate::pods::Place;
 use crate::requests::desired::{CaptureObject, PodObject};
-use crate::requests::{Interface, PodRef};
+use crate::session::wanted::PodRef;
 
 /// How a file's text is to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,12 +189,9 @@ fn pod(identity: Identity, mut fields: Map<String, Value>) -> PodObject {
             ));
         }
     }
-    let interface = interface(&annotations).unwrap_or_else(|refusal| {
-        problem.get_or_insert(refusal);
-        Interface::Unnamed
-    });
+    let place = place(&annotations).map_err(|refusal| problem.get_or_insert(refusal)).ok();
     let Identity { namespace, name, uid } = identity;
-    let pod = PodRef { namespace, name, uid, labels, addresses, interface };
+    let pod = PodRef { namespace, name, uid, labels, addresses, place };
     PodObject { pod, annotations, problem, notes: Vec::new() }
 }
 
@@ -250,7 +248,7 @@ fn addresses_of(pod: &Pod) -> Vec<IpAddr> {
 }
 
 /// Where the manifest says that the pod's traffic passes.
-fn interface(annotations: &BTreeMap<String, String>) -> Result<Interface, Refusal> {
+fn place(annotations: &BTreeMap<String, String>) -> Result<Place, Refusal> {
     let refuse = |message: String| Err(Refusal::new(reasons::INVALID_INTERFACE, message));
     match (annotations.get(keys::INTERFACE), annotations.get(keys::NETNS)) {
         (Some(_), Some(_)) => refuse(format!(
@@ -264,13 +262,13 @@ fn interface(annotations: &BTreeMap<String, String>) -> Result<Interface, Refusa
             keys::INTERFACE,
             keys::NETNS
         )),
-        (Some(name), None) if is_interface_name(name) => Ok(Interface::Host(name.clone())),
+        (Some(name), None) if is_interface_name(name) => Ok(Place::Interface(name.clone())),
         (Some(name), None) => refuse(format!(
             "annotation {}: {name:?} is no interface's name; write one that `ip link` shows.",
             keys::INTERFACE
         )),
         (None, Some(path)) if path.starts_with('/') && !path.contains('\0') => {
-            Ok(Interface::Netns(PathBuf::from(path)))
+            Ok(Place::Netns(PathBuf::from(path)))
         }
         (None, Some(path)) => refuse(format!(
             "annotation {}: {path:?} is no absolute path; write one such as /run/netns/NAME.",

@@ -22,9 +22,9 @@ use tracing::{info, warn};
 
 use self::directory::{Directory, Found};
 use self::store::Store;
-use super::RequestEvent;
 use super::changes::Changes;
 use super::desired::{Accepted, desired};
+use crate::session::wanted::RequestEvent;
 
 /// How often everything is looked at although nothing was heard.
 const RESCAN: Duration = Duration::from_secs(1);

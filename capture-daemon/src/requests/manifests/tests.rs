@@ -2,8 +2,8 @@ use std::fs;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 
 use super::*;
-use crate::requests::Wanted;
 use crate::requests::test_dir::TestDir;
+use crate::session::wanted::Wanted;
 
 struct Watched {
     dir: TestDir,

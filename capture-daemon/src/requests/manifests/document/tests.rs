@@ -31,7 +31,7 @@ fn a_pod_is_read() {
     assert_eq!(pod.pod.uid, names::derived_uid("Pod", "default", "web"));
     assert_eq!(pod.pod.labels["app"], "web");
     assert_eq!(pod.annotations["other.dev/x"], "y");
-    assert_eq!(pod.pod.interface, Interface::Host("veth0".into()));
+    assert_eq!(pod.pod.place, Some(Place::Interface("veth0".into())));
     assert_eq!(pod.pod.addresses, ["10.0.0.1".parse::<IpAddr>().unwrap(), "fd00::1".parse().unwrap()]);
     assert_eq!(pod.problem, None);
 }
@@ -57,7 +57,7 @@ spec: {podSelector: {}, limits: {packets: 1k}, filter: }
     let manifest = parse(list, Format::Json).unwrap();
     let names: Vec<_> = manifest.pods.iter().map(|pod| pod.pod.name.as_str()).collect();
     assert_eq!(names, ["a", "b"]);
-    assert_eq!(manifest.pods[0].pod.interface, Interface::Netns("/run/netns/a".into()));
+    assert_eq!(manifest.pods[0].pod.place, Some(Place::Netns("/run/netns/a".into())));
 }
 
 #[test]
