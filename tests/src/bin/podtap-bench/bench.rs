@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 use podtap_tests::pods::{Pod, Pods};
 
+use crate::bpf::NoStatistics;
 use crate::report::{Measure, Row};
 use crate::tool::{Tool, Tools};
 use crate::{cpu, flood};
@@ -31,6 +32,7 @@ pub(crate) struct Bench {
     /// Part of the usual length of a slice.
     scale: f64,
     since: Instant,
+    _no_statistics: NoStatistics,
 }
 
 impl Bench {
@@ -43,7 +45,7 @@ impl Bench {
         let present: Vec<Pod> = pods.all().iter().filter(|pod| pod.name != "late").cloned().collect();
         let tools = Tools::start(&present, CONFIGURATION)?;
         let scale = if quick { 0.4 } else { 1.0 };
-        Ok(Self { pods, tools, rounds, scale, since: Instant::now() })
+        Ok(Self { pods, tools, rounds, scale, since: Instant::now(), _no_statistics: NoStatistics::begin()? })
     }
 
     /// How often each tool has its turn.

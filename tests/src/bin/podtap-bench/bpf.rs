@@ -41,6 +41,35 @@ impl RunStatistics {
     }
 }
 
+/// While this lives, the kernel counts no runs although the administrator has it do so (`kernel.bpf_stats_enabled`):
+/// it takes two looks at the clock a run, which is more than some of what is measured.
+#[derive(Debug)]
+pub(crate) struct NoStatistics(bool);
+
+const STATISTICS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+
+impl NoStatistics {
+    /// Turns the counting off if it is on.
+    pub(crate) fn begin() -> Result<Self> {
+        let on = std::fs::read_to_string(STATISTICS).is_ok_and(|text| text.trim() != "0");
+        if on {
+            eprintln!("kernel.bpf_stats_enabled is on: off while measuring");
+            std::fs::write(STATISTICS, "0").context("turning kernel.bpf_stats_enabled off")?;
+        }
+        Ok(Self(on))
+    }
+}
+
+impl Drop for NoStatistics {
+    fn drop(&mut self) {
+        if self.0
+            && let Err(error) = std::fs::write(STATISTICS, "1")
+        {
+            eprintln!("cannot turn kernel.bpf_stats_enabled on again: {error}");
+        }
+    }
+}
+
 /// One loaded program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Program {
@@ -79,14 +108,37 @@ fn info<T>(open: bpf_cmd, id: u32) -> Option<T> {
     Some(info)
 }
 
-/// All programs.
-pub(crate) fn programs() -> Vec<Program> {
-    ids(bpf_cmd::BPF_PROG_GET_NEXT_ID)
-        .filter_map(|id| {
-            let info: bpf_prog_info = info(bpf_cmd::BPF_PROG_GET_FD_BY_ID, id)?;
-            Some(Program { id, runs: info.run_cnt, time: info.run_time_ns })
-        })
-        .collect()
+/// What there is to tell of a program.
+fn program(id: u32) -> Option<Program> {
+    let info: bpf_prog_info = info(bpf_cmd::BPF_PROG_GET_FD_BY_ID, id)?;
+    Some(Program { id, runs: info.run_cnt, time: info.run_time_ns })
+}
+
+/// Interface and program of each tcx link there is.
+fn tcx() -> impl Iterator<Item = (u32, u32)> {
+    ids(bpf_cmd::BPF_LINK_GET_NEXT_ID).filter_map(|id| {
+        let info: bpf_link_info = info(bpf_cmd::BPF_LINK_GET_FD_BY_ID, id)?;
+        if info.type_ != bpf_link_type::BPF_LINK_TYPE_TCX as u32 {
+            return None;
+        }
+        // SAFETY: the type says that this is the variant that the kernel has filled in.
+        Some((unsafe { info.__bindgen_anon_1.tcx.ifindex }, info.prog_id))
+    })
+}
+
+/// Interface of each tcx link there is; an interface with programs in both directions is there twice.
+pub(crate) fn tcx_links() -> Vec<u32> {
+    tcx().map(|(interface, _)| interface).collect()
+}
+
+/// The programs on an interface, and where it has none (packet sockets do not tell), all there are.
+pub(crate) fn programs(interface: u32) -> Vec<Program> {
+    let mut wanted: Vec<u32> =
+        tcx().filter(|(attached, _)| *attached == interface).map(|(_, program)| program).collect();
+    if wanted.is_empty() {
+        wanted.extend(ids(bpf_cmd::BPF_PROG_GET_NEXT_ID));
+    }
+    wanted.into_iter().filter_map(program).collect()
 }
 
 /// Of the programs that ran between two looks, the one that ran most: its runs and their time in between.
@@ -96,20 +148,6 @@ pub(crate) fn busiest(before: &[Program], after: &[Program]) -> Option<Program> 
         Program { id: now.id, runs: now.runs - then.runs, time: now.time - then.time }
     };
     after.iter().map(difference).max_by_key(|program| program.runs)
-}
-
-/// Interface of each tcx link there is; an interface with programs in both directions is there twice.
-pub(crate) fn tcx_links() -> Vec<u32> {
-    ids(bpf_cmd::BPF_LINK_GET_NEXT_ID)
-        .filter_map(|id| {
-            let info: bpf_link_info = info(bpf_cmd::BPF_LINK_GET_FD_BY_ID, id)?;
-            if info.type_ != bpf_link_type::BPF_LINK_TYPE_TCX as u32 {
-                return None;
-            }
-            // SAFETY: the type says that this is the variant that the kernel has filled in.
-            Some(unsafe { info.__bindgen_anon_1.tcx.ifindex })
-        })
-        .collect()
 }
 
 /// A tc program that does nothing but hand the packet on.

@@ -74,9 +74,10 @@ fn with_tap(bench: &mut Bench, spec: Value) -> Result<(f64, f64)> {
 
 fn measure(bench: &Bench, pod: &Pod, seconds: f64) -> Result<(f64, f64)> {
     let _counting = RunStatistics::enable()?;
-    let before = bpf::programs();
+    let interface = index(&pod.host_interface)?;
+    let before = bpf::programs(interface);
     let sent = flood::flood(pod, 64, bench.seconds(seconds))?;
-    let busiest = bpf::busiest(&before, &bpf::programs()).context("no program is loaded")?;
+    let busiest = bpf::busiest(&before, &bpf::programs(interface)).context("no program is loaded")?;
     ensure!(
         busiest.runs >= sent.packets && busiest.runs < sent.packets + 1000,
         "{} packets, but the busiest program ran {} times",
