@@ -75,13 +75,7 @@ pub fn run(config: &Config, manifests: &Path) -> Result<(), AgentError> {
             let _ = tell.send(Event::Link(event));
         }
     })?;
-    info!(
-        node = config.node_name,
-        attach_mode = ?loader.mode(),
-        data_dir = %config.data_dir.display(),
-        manifests = %manifests.display(),
-        "ready"
-    );
+    let attach_mode = loader.mode();
     let node = Node::new(
         config.node_name.clone(),
         Limits { captures_per_namespace: config.caps.captures as usize, retry: RETRY },
@@ -105,6 +99,13 @@ pub fn run(config: &Config, manifests: &Path) -> Result<(), AgentError> {
     let _watch = manifests::start(manifests, &options, move |event| {
         let _ = tell.send(Event::Request(event));
     })?;
+    info!(
+        node = config.node_name,
+        ?attach_mode,
+        data_dir = %config.data_dir.display(),
+        manifests = %manifests.display(),
+        "ready"
+    );
     engine.run(&events);
     info!("stopped");
     Ok(())
