@@ -7,12 +7,14 @@ use super::FILLER_TYPE;
 const SECTION: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];
 const LITTLE_ENDIAN: [u8; 4] = [0x4d, 0x3c, 0x2b, 0x1a];
 
+#[inline]
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
 /// Total length in bytes of the block that `bytes` begins with, as its head says: at least 12 and a multiple of 4.
 #[must_use]
+#[inline]
 pub fn block_length(bytes: &[u8]) -> Option<usize> {
     let total = word(bytes, 4)? as usize;
     (total >= 12 && total.is_multiple_of(4)).then_some(total)
@@ -20,6 +22,7 @@ pub fn block_length(bytes: &[u8]) -> Option<usize> {
 
 /// Whether `block` is an Enhanced Packet Block.
 #[must_use]
+#[inline]
 pub fn is_packet(block: &[u8]) -> bool {
     word(block, 0) == Some(EPB_TYPE)
 }

@@ -61,6 +61,8 @@ impl Accounts {
         let allowed = (used + available) * u128::from(self.max_disk_percent) / 100;
         let unit = i128::from(status.f_frsize);
         let room = (allowed as i128 - used as i128).min(available as i128).saturating_mul(unit);
+        // A file system in memory may have no size at all.
+        let room = if status.f_blocks == 0 { i128::MAX } else { room };
         let room = i64::try_from(room).unwrap_or(i64::MAX / 2);
         self.limit.store(done.saturating_add(room), Release);
         self.free.store((available as u64).saturating_mul(status.f_frsize), Relaxed);

@@ -27,7 +27,7 @@ pub(super) struct DataDir {
     path: PathBuf,
     directory: OwnedFd,
     /// Held as long as this lives; the kernel lets go of it when the process dies.
-    _lock: File,
+    _lock: OwnedFd,
 }
 
 impl DataDir {
@@ -38,15 +38,13 @@ impl DataDir {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("create"))?;
         let directory = rustix::fs::open(path, DIRECTORY | OFlags::CLOEXEC, Mode::empty())
             .map_err(|error| StorageError::io("open", path, error))?;
-        let lock =
-            open_below(directory.as_fd(), LOCK, OFlags::RDWR | OFlags::CREATE, Mode::RUSR | Mode::WUSR)
-                .map_err(|error| StorageError::io("open", path.join(LOCK), error))?;
-        let mut lock = File::from(lock);
+        let lock = open_below(directory.as_fd(), LOCK, OFlags::CREATE, Mode::RUSR | Mode::WUSR)
+            .map_err(|error| StorageError::io("open", path.join(LOCK), error))?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
                 let mut text = String::new();
-                let _ = lock.take(32).read_to_string(&mut text);
+                let _ = File::from(lock).take(32).read_to_string(&mut text);
                 return Err(StorageError::InUse {
                     directory: path.to_owned(),
                     pid: text.trim().parse().ok(),
@@ -55,7 +53,9 @@ impl DataDir {
             Err(error) => return Err(StorageError::io("lock", path.join(LOCK), error)),
         }
         // Only a help for whoever is refused; on a full disk it stays empty.
-        let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
+        if let Ok(file) = open_below(directory.as_fd(), LOCK, OFlags::WRONLY | OFlags::TRUNC, Mode::empty()) {
+            let _ = writeln!(File::from(file), "{}", std::process::id());
+        }
         Ok(Self { path: path.to_owned(), directory, _lock: lock })
     }
 

@@ -52,6 +52,7 @@ impl Course {
 
     /// One more block, of `length` bytes.
     #[must_use]
+    #[inline]
     pub const fn with(mut self, length: usize) -> Self {
         self.length += length;
         if self.has_direct && self.length > PACKED_MOST {
@@ -76,6 +77,7 @@ impl Course {
 
     /// Where the file ends with them.
     #[must_use]
+    #[inline]
     pub const fn end(&self) -> u64 {
         match self.way() {
             Way::Direct => self.start + (gap(self.start) + self.length + tail(self.length)) as u64,

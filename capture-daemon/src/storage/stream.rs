@@ -169,6 +169,7 @@ impl FileStream {
 
     /// Takes one whole block, at most 128 KiB, as it is. `closing` makes the blocks that end a file; it is asked only
     /// when this block begins another one.
+    #[inline]
     pub fn append(&mut self, block: &[u8], closing: impl FnOnce(&FileSummary) -> Vec<u8>) -> Append {
         if self.filled + block.len() > self.easy
             && let Err(refusal) = self.make_room(block, closing)
@@ -275,6 +276,7 @@ impl FileStream {
     /// The most bytes that this stream's files have in the end if `block` is appended and the stream then closed with
     /// closing blocks of at most `closing_bytes`. Exact but for the length of these, and cheap.
     #[must_use]
+    #[inline]
     pub const fn bytes_with(&self, block: &[u8]) -> u64 {
         let end = self.bound(self.course.with(block.len()).end());
         if self.begun() && end > self.spec.rotation.file_bytes {
