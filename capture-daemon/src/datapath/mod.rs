@@ -9,6 +9,7 @@ mod clock;
 mod consumer;
 mod control;
 mod counters;
+mod direct;
 mod error;
 mod loader;
 mod object;

@@ -12,7 +12,7 @@ use capture_common::{DirectionCounters, TapControl, TapSettings};
 use capture_filter::{Filter, insn::Endian};
 
 use super::{
-    DatapathError,
+    DatapathError, direct,
     sys::{self, MapSpec, ProgramSpec, ProgramType},
 };
 
@@ -51,6 +51,15 @@ impl Entry {
             Self::TcEgress => "tc_egress",
             Self::PacketSocket => "packet_socket",
         }
+    }
+
+    /// The filter in the form that is cheapest in this program.
+    fn adapt(self, filter: &[bpf_insn]) -> Vec<bpf_insn> {
+        let direct = match self {
+            Self::TcIngress | Self::TcEgress => direct::with_direct_loads(filter),
+            Self::PacketSocket => None,
+        };
+        direct.unwrap_or_else(|| filter.to_vec())
     }
 
     const fn program_type(self) -> ProgramType {
@@ -128,12 +137,6 @@ impl Template {
         ring_bytes: u32,
         entries: [Entry; N],
     ) -> Result<(TapMaps, [OwnedFd; N]), DatapathError> {
-        let mut object = self.object.clone();
-        object.programs.retain(|name, _| entries.iter().any(|entry| entry.name() == name));
-        if let Some(filter) = filter {
-            set_body(&mut object, self.filter, instructions(filter)?)?;
-        }
-
         let make = |name: &str, flags: u32| {
             let map = &self.object.maps[name];
             sys::create_map(&MapSpec {
@@ -159,10 +162,16 @@ impl Template {
             place(COUNTERS, &maps.counters),
             place(RING, &maps.ring),
         ];
-        object.relocate_maps(places.into_iter(), &self.text).map_err(invalid)?;
-        object.relocate_calls(&self.text).map_err(invalid)?;
+        let body = filter.map(instructions).transpose()?;
         let mut programs = Vec::with_capacity(N);
         for entry in entries {
+            let mut object = self.object.clone();
+            object.programs.retain(|name, _| name == entry.name());
+            if let Some(body) = &body {
+                set_body(&mut object, self.filter, entry.adapt(body))?;
+            }
+            object.relocate_maps(places.into_iter(), &self.text).map_err(invalid)?;
+            object.relocate_calls(&self.text).map_err(invalid)?;
             programs.push(self.load_entry(&object, entry)?);
         }
         let programs = programs.try_into().map_err(|_| invalid("a program is missing"))?;
@@ -200,9 +209,7 @@ fn set_body(object: &mut Object, function: (usize, u64), body: Vec<bpf_insn>) ->
 
 /// `r0 = 1; exit`
 fn accept_all() -> Vec<bpf_insn> {
-    let insn =
-        |code, imm| bpf_insn { code, _bitfield_align_1: [], _bitfield_1: Default::default(), off: 0, imm };
-    vec![insn(0xb7, 1), insn(0x95, 0)]
+    vec![direct::make(0xb7, 0, 0, 0, 1), direct::make(0x95, 0, 0, 0, 0)]
 }
 
 fn instructions(filter: &Filter) -> Result<Vec<bpf_insn>, DatapathError> {

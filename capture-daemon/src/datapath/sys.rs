@@ -10,7 +10,7 @@ use std::{
 
 use aya_obj::generated::{BPF_F_BEFORE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type};
 
-use super::DatapathError;
+use super::{DatapathError, direct};
 
 /// Which tcx hook of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,10 +192,11 @@ fn try_load(spec: &ProgramSpec<'_>, log: &mut [u8]) -> io::Result<OwnedFd> {
             (spec.functions, &mut load.func_info, &mut load.func_info_cnt, &mut load.func_info_rec_size),
             (spec.lines, &mut load.line_info, &mut load.line_info_cnt, &mut load.line_info_rec_size),
         ] {
-            if records.1 != 0 {
-                *pointer = records.0.as_ptr() as u64;
-                *count = (records.0.len() / records.1) as u32;
-                *size = records.1 as u32;
+            let (bytes, record) = records;
+            if let Some(records) = bytes.len().checked_div(record) {
+                *pointer = bytes.as_ptr() as u64;
+                *count = records as u32;
+                *size = record as u32;
             }
         }
     }
@@ -216,14 +217,12 @@ fn copy_name(to: &mut [libc::c_char; 16], name: &str) {
 
 /// Loads a tc program that does nothing but hand packets on.
 pub(super) fn no_op_program() -> Result<OwnedFd, DatapathError> {
-    let insn =
-        |code, imm| bpf_insn { code, _bitfield_align_1: [], _bitfield_1: Default::default(), off: 0, imm };
     load_program(&ProgramSpec {
         program_type: ProgramType::SchedClassifier,
         name: "podtap_warm",
         license: c"Dual MIT/GPL",
         // r0 = TCX_NEXT; exit
-        instructions: &[insn(0xb7, -1), insn(0x95, 0)],
+        instructions: &[direct::make(0xb7, 0, 0, 0, -1), direct::make(0x95, 0, 0, 0, 0)],
         btf: None,
         functions: (&[], 0),
         lines: (&[], 0),

@@ -100,6 +100,11 @@ impl Pod {
         in_pod(&format!("sysctl -q -w net.ipv6.conf.{INSIDE}.disable_ipv6=1"));
         in_pod(&format!("ip link set {INSIDE} up"));
         run(&format!("ip link set {host} up"));
+        // Until then, packets vanish in a queue that is not there yet.
+        wait_until(|| {
+            let state = std::fs::read_to_string(format!("/sys/class/net/{host}/operstate")).unwrap();
+            state.trim() == "up" && in_pod(&format!("cat /sys/class/net/{INSIDE}/operstate")).trim() == "up"
+        });
         let ifindex = index(&host);
         let inside = within(&namespace, || RawSocket::open(index(INSIDE)));
         Self { inside, outside: RawSocket::open(ifindex), namespace, host, ifindex, _cleanup: cleanup }
@@ -115,6 +120,14 @@ impl Drop for Cleanup {
     fn drop(&mut self) {
         let _ = Command::new("ip").args(["link", "del", &self.host]).output();
         let _ = Command::new("ip").args(["netns", "del", &self.namespace]).output();
+    }
+}
+
+pub(crate) fn wait_until(done: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < deadline, "waited too long");
+        thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -183,13 +196,13 @@ impl RawSocket {
         }
     }
 
-    /// Sends one large TCP segment whole, as a card that cuts it would get it (`virtio_net_hdr`).
+    /// Sends one large segment of TCP over IPv6 whole, as a card that cuts it would get it (`virtio_net_hdr`).
     pub(crate) fn send_gso(&self, frame: &[u8], headers: u16, tcp_offset: u16) {
         const NEEDS_CHECKSUM: u8 = 1;
-        const TCPV4: u8 = 1;
+        const TCPV6: u8 = 4;
         const SEGMENT: u16 = 1400;
         const TCP_CHECKSUM: u16 = 16;
-        let mut bytes = vec![NEEDS_CHECKSUM, TCPV4];
+        let mut bytes = vec![NEEDS_CHECKSUM, TCPV6];
         for word in [headers, SEGMENT, tcp_offset, TCP_CHECKSUM] {
             bytes.extend(word.to_ne_bytes());
         }

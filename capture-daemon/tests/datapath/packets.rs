@@ -103,7 +103,7 @@ pub(crate) fn ipv6(next: u8, payload: &[u8]) -> Vec<u8> {
 /// A TCP header; `options` in multiples of 4.
 pub(crate) fn tcp(options: &[u8]) -> Vec<u8> {
     let mut header = vec![0x30, 0x39, 0x00, 0x50, 0, 0, 0, 1, 0, 0, 0, 2];
-    header.extend([((20 + options.len()) / 4 << 4) as u8, 0x18, 0xff, 0xff, 0, 0, 0, 0]);
+    header.extend([((20 + options.len()) / 4 * 16) as u8, 0x18, 0xff, 0xff, 0, 0, 0, 0]);
     header.extend(options);
     header
 }

@@ -1,0 +1,104 @@
+//! Sampling and rates.
+
+use std::time::{Duration, Instant};
+
+use capture_common::TapSettings;
+
+use crate::{
+    harness::{Capture, Pod, modes, settings, turn},
+    packets::{Packet, noise},
+};
+
+/// A tap's cost, in units of 2^-20 ns, of one of so many per second.
+fn cost(per_second: u64) -> u64 {
+    (1_000_000_000 << 20) / per_second
+}
+
+const BURST: u64 = 50_000_000;
+
+/// How many of something there were per second, after the first `BURST` is used up.
+fn rate(packets: &[Packet], amount: impl Fn(&Packet) -> u64) -> f64 {
+    let begin = packets[0].time + 2 * BURST;
+    let steady: Vec<_> = packets.iter().filter(|packet| packet.time >= begin).collect();
+    let last = steady[steady.len() - 1].time;
+    let sum: u64 = steady.iter().filter(|packet| packet.time < last).map(|packet| amount(packet)).sum();
+    sum as f64 * 1e9 / (last - begin) as f64
+}
+
+fn flood(pod: &Pod, frames: &[Vec<u8>]) -> u64 {
+    let end = Instant::now() + Duration::from_millis(1500);
+    let mut sent = 0;
+    while Instant::now() < end {
+        for frame in frames {
+            pod.inside.send(frame);
+            sent += 1;
+        }
+        // Leave the other tests' machine some air; it is far above the limits all the same.
+        if sent % 256 == 0 {
+            std::thread::yield_now();
+        }
+    }
+    sent
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test --kernel"]
+fn sampling_keeps_one_in_n() {
+    let _turn = turn();
+    for mode in modes() {
+        let pod = Pod::new();
+        let capture = Capture::start(&pod, mode, &TapSettings { sample: 10, ..settings() }, None);
+        for seed in 0..1000 {
+            pod.inside.send(&noise(60, seed));
+        }
+        capture.wait_for(1000);
+        let (packets, counters) = capture.stop();
+        // Two CPUs that count at the same instant may both take the same number.
+        assert!((98..=102).contains(&packets.len()), "{mode:?}: {}", packets.len());
+        assert_eq!(counters.from_pod.matched, 1000);
+        assert_eq!(counters.from_pod.sampled_out, 1000 - packets.len() as u64);
+    }
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test --kernel"]
+fn packet_rate_holds_within_two_percent_under_a_flood() {
+    let _turn = turn();
+    for mode in modes() {
+        let pod = Pod::new();
+        let limits = TapSettings { packet_cost: cost(2000), packet_burst: BURST, ..settings() };
+        let capture = Capture::start(&pod, mode, &limits, None);
+        let sent = flood(&pod, &[noise(60, 1)]);
+        capture.wait_for(sent);
+        let (packets, counters) = capture.stop();
+        let rate = rate(&packets, |_| 1);
+        assert!((1960.0..=2040.0).contains(&rate), "{mode:?}: {rate}");
+        assert_eq!(counters.from_pod.rate_limited, sent - packets.len() as u64);
+    }
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test --kernel"]
+fn byte_rate_holds_and_does_not_starve_large_packets() {
+    let _turn = turn();
+    for mode in modes() {
+        let pod = Pod::new();
+        // The packet limit is never reached: packets that the byte limit refuses must not use it up.
+        let limits = TapSettings {
+            byte_cost: cost(1_000_000),
+            byte_burst: BURST,
+            packet_cost: cost(2500),
+            packet_burst: BURST,
+            ..settings()
+        };
+        let capture = Capture::start(&pod, mode, &limits, None);
+        let sent = flood(&pod, &[noise(100, 1), noise(1400, 2)]);
+        capture.wait_for(sent);
+        let (packets, counters) = capture.stop();
+        let rate = rate(&packets, |packet| u64::from(packet.original));
+        assert!((980_000.0..=1_020_000.0).contains(&rate), "{mode:?}: {rate}");
+        let large = packets.iter().filter(|packet| packet.original == 1400).count();
+        assert!(large * 3 > packets.len(), "{mode:?}: {large} of {}", packets.len());
+        assert_eq!(counters.from_pod.rate_limited, sent - packets.len() as u64);
+    }
+}
