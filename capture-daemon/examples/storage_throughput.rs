@@ -8,7 +8,7 @@
 use std::{
     env, fs,
     hint::black_box,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -35,9 +35,9 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn measure(directory: &PathBuf, length: usize, streams: usize, total: u64) -> anyhow::Result<String> {
+fn measure(directory: &Path, length: usize, streams: usize, total: u64) -> anyhow::Result<String> {
     let storage = Storage::open(StorageConfig {
-        data_dir: directory.clone(),
+        data_dir: directory.to_owned(),
         buffer_bytes: 96 << 20,
         writers: 2,
         write_bytes_per_second: None,

@@ -12,7 +12,7 @@ use std::{
 
 use tracing::warn;
 
-use super::{accounts::Accounts, directory::DataDir, pool::Pool, storage::count};
+use super::{accounts::Accounts, directory::DataDir, node::count, pool::Pool};
 
 const ROUND: Duration = Duration::from_secs(1);
 /// Idle buffers are looked for every so many rounds.

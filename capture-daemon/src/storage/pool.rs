@@ -198,7 +198,7 @@ mod tests {
         drop(taken);
         let marked = |pool: &Arc<Pool>| {
             let taken: Vec<Chunk> = std::iter::from_fn(|| pool.take()).collect();
-            taken.iter().filter(|chunk| chunk.iter().any(|&byte| byte == 7)).count()
+            taken.iter().filter(|chunk| chunk.contains(&7)).count()
         };
         (0..IDLE_ROUNDS).for_each(|_| pool.trim());
         assert_eq!(marked(&pool), 60, "not idle yet; and now used again");

@@ -88,7 +88,7 @@ fn rotation_by_size_loses_nothing_and_no_file_is_too_long() {
         let mut taker = Taker::new(&storage, record, rotation);
         let mut dice = Dice(file_bytes);
         for number in 0..count {
-            let length = mixed_length(number).min(file_bytes as usize / 3 & !3);
+            let length = mixed_length(number).min((file_bytes as usize / 3) & !3);
             assert_eq!(taker.append(&packet(number, length)), Append::Taken);
             if dice.below(500) == 0 {
                 // What waits goes out at odd moments too.

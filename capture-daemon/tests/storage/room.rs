@@ -131,7 +131,9 @@ fn a_stream_whose_writes_hang_leaves_buffers_to_others() {
     let held = std::sync::Mutex::new(held);
     // The writer that serves this stream is stuck in its first event.
     let mut slow = storage
-        .stream(&run, crate::support::spec(UNLIMITED), move |_| drop(held.lock().unwrap().recv()))
+        .stream(&run, crate::support::spec(UNLIMITED), move |_| {
+            let _ = held.lock().unwrap().recv();
+        })
         .unwrap();
     let mut others: Vec<Taker> =
         (0..5).map(|record| Taker::new(&storage, &format!("pod-{record}"), UNLIMITED)).collect();

@@ -18,12 +18,14 @@ use super::{
     budget::WriteBudget,
     directory::{DataDir, list, open_below, subdirectory},
     housekeeping::Housekeeping,
+    lane::{Lane, Lanes, Ready},
     layout::PAGE,
     names,
     pool::{CHUNK, Pool},
     run::directory_bytes,
     stream::{LONGEST_CLOSING, Surroundings},
-    writer::{self, Lane, Lanes, Ready, Worker},
+    worker::Worker,
+    writer,
 };
 
 /// The node's settings.
@@ -229,9 +231,9 @@ pub(super) fn count(data: &DataDir) -> Result<u64, StorageError> {
 
 /// Tries an `O_DIRECT` write. A file system in memory may take it, but then page by page as any other write.
 fn has_direct_way(data: &DataDir, pool: &Arc<Pool>) -> bool {
-    const TMPFS: i64 = 0x0102_1994;
+    const TMPFS: u64 = 0x0102_1994;
     const PROBE: &str = ".probe";
-    if rustix::fs::fstatfs(data.as_fd()).is_ok_and(|status| status.f_type as i64 == TMPFS) {
+    if rustix::fs::fstatfs(data.as_fd()).is_ok_and(|status| u64::try_from(status.f_type) == Ok(TMPFS)) {
         return false;
     }
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC;
