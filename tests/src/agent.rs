@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use crate::disk::Disk;
 use crate::process::{Process, program};
 use crate::record::Record;
 use crate::scratch::Scratch;
@@ -19,6 +20,8 @@ pub const SOON: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub struct Agent {
     process: Process,
+    // Dropped after what runs on it and before the directory that it is mounted in.
+    disk: Option<Disk>,
     scratch: Scratch,
     arguments: Vec<String>,
 }
@@ -31,10 +34,27 @@ impl Agent {
 
     /// Starts one with that configuration file (none when empty) and further arguments of `run`.
     pub fn start_with(name: &str, configuration: &str, arguments: &[&str]) -> Result<Self> {
+        Self::start_prepared(name, configuration, arguments, |_| Ok(None))
+    }
+
+    /// Starts one whose data directory is a disk of its own, of that many MiB.
+    pub fn start_on_disk(name: &str, configuration: &str, mebibytes: u64) -> Result<Self> {
+        Self::start_prepared(name, configuration, &[], |home| {
+            Disk::make(&home.join("disk"), &home.join("data"), mebibytes).map(Some)
+        })
+    }
+
+    fn start_prepared(
+        name: &str,
+        configuration: &str,
+        arguments: &[&str],
+        prepare: impl FnOnce(&Path) -> Result<Option<Disk>>,
+    ) -> Result<Self> {
         let scratch = Scratch::new(name)?;
         for directory in ["pods", "data"] {
             std::fs::create_dir(scratch.path().join(directory))?;
         }
+        let disk = prepare(scratch.path())?;
         let mut arguments: Vec<String> = arguments.iter().map(|&argument| argument.to_owned()).collect();
         if !configuration.is_empty() {
             let file = scratch.path().join("config.yaml");
@@ -42,7 +62,7 @@ impl Agent {
             arguments.extend(["--config".to_owned(), file.display().to_string()]);
         }
         let process = spawn(scratch.path(), &arguments)?;
-        Ok(Self { process, scratch, arguments })
+        Ok(Self { process, disk, scratch, arguments })
     }
 
     /// Starts it again on the same directories, after [`stop`](Self::stop) or [`kill`](Self::kill).
@@ -72,6 +92,11 @@ impl Agent {
     /// Its process.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
+    }
+
+    /// The disk that it was started on; panics when there is none.
+    pub fn disk(&self) -> &Disk {
+        self.disk.as_ref().expect("not started on a disk of its own")
     }
 
     /// Where manifests are put.
