@@ -8,7 +8,8 @@ mod counters;
 mod settings;
 
 pub use block::{
-    BLOCK_OVERHEAD, CLASSES, DATA_OFFSET, EPB_TYPE, FLAG_INBOUND, FLAG_OUTBOUND, LARGEST_CLASS, MAX_CAPTURED, padded,
+    BLOCK_OVERHEAD, CLASSES, DATA_OFFSET, EPB_TYPE, FLAG_INBOUND, FLAG_OUTBOUND, LARGEST_CLASS, MAX_CAPTURED,
+    padded,
 };
 pub use counters::{Direction, DirectionCounters};
 pub use settings::{DIRECTION_BOTH, DIRECTION_FROM_POD, DIRECTION_TO_POD, TapControl, TapSettings};

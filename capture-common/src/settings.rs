@@ -21,11 +21,12 @@ pub struct TapSettings {
     pub sample: u32,
     /// Nanoseconds between packets at the allowed rate, in units of 2^-20 ns; 0 = no limit.
     pub packet_cost: u64,
-    /// How far ahead of time the packet bucket may run, in ns.
+    /// How far ahead of time the packet bucket may run, in ns. Time passes in timer ticks of up to 10 ms for the
+    /// buckets, so this must be at least as long.
     pub packet_burst: u64,
     /// Nanoseconds per wire byte at the allowed rate, in units of 2^-20 ns; 0 = no limit.
     pub byte_cost: u64,
-    /// How far ahead of time the byte bucket may run, in ns.
+    /// How far ahead of time the byte bucket may run, in ns; at least a timer tick too.
     pub byte_burst: u64,
     /// Wake the consumer when this many bytes wait in the ring.
     pub wakeup_bytes: u64,
@@ -41,7 +42,7 @@ pub struct TapControl {
     pub halted: u32,
     /// Keeps the buckets aligned.
     pub padding: u32,
-    /// Packet bucket: boot time in ns at which the last allowed packet is paid for.
+    /// Packet bucket: monotonic time in ns at which the last allowed packet is paid for.
     pub packets_paid_until: u64,
     /// Byte bucket: the same for bytes.
     pub bytes_paid_until: u64,

@@ -66,6 +66,10 @@ impl Loader {
     }
 }
 
+/// The kernel programs' buckets know the time by its ticks, of up to 10 ms: of a shorter burst, less than the rate would
+/// come through.
+const SHORTEST_BURST: u64 = 10_000_000;
+
 fn check(settings: &TapSettings, ring_bytes: u32) -> Result<(), DatapathError> {
     if !ring_bytes.is_power_of_two() || (ring_bytes as usize) < rustix::param::page_size() {
         return Err(DatapathError::RingSize(ring_bytes));
@@ -77,6 +81,12 @@ fn check(settings: &TapSettings, ring_bytes: u32) -> Result<(), DatapathError> {
         }
         TapSettings { direction: value @ DIRECTION_TO_POD..=u32::MAX, .. } if *value != DIRECTION_TO_POD => {
             out_of_range("direction", u64::from(*value))
+        }
+        TapSettings { packet_cost: 1.., packet_burst: value @ ..SHORTEST_BURST, .. } => {
+            out_of_range("packet_burst", *value)
+        }
+        TapSettings { byte_cost: 1.., byte_burst: value @ ..SHORTEST_BURST, .. } => {
+            out_of_range("byte_burst", *value)
         }
         TapSettings { sample: 0, .. } => out_of_range("sample", 0),
         _ => Ok(()),
