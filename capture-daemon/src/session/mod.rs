@@ -220,6 +220,10 @@ impl Session {
             self.run.notes.clone_from(&wanted.notes);
             self.apply_limits();
         }
+        if let Phase::Waiting { again } = &mut self.phase {
+            // A run of an earlier agent has waited for nothing else, and a change may be what it waits for.
+            *again = now;
+        }
         self.wanted = Some(wanted);
         self.unsaved = true;
     }
