@@ -6,9 +6,9 @@ use anyhow::{Context as _, Result};
 
 use crate::bpf;
 
-/// tcx links and packet sockets on these interfaces, together.
-pub(crate) fn count(interfaces: &HashSet<u32>) -> Result<usize> {
-    kinds(interfaces).map(|(links, sockets)| links + sockets)
+/// How many of these interfaces are tapped in both directions: by two tcx links or a packet socket.
+pub(crate) fn by_any_way(interfaces: &HashSet<u32>) -> Result<usize> {
+    kinds(interfaces).map(|(links, sockets)| links / 2 + sockets)
 }
 
 /// tcx links, and packet sockets, on these interfaces.

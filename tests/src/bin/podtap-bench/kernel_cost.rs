@@ -24,14 +24,16 @@ pub(crate) fn run(bench: &mut Bench) -> Result<Row> {
     let mut empty = own("empty program, a packet", Target::Told);
     let mut unmatched = own("filter that matches nothing, above empty", Target::AtMost(20.0));
     let mut limited = own("rate limit 1,000/s, above empty", Target::AtMost(45.0));
+    let mut captured = own("64 B captured whole, above empty", Target::Told);
     let mut rate = Measure::new("rate in the file, off by", "%", Judged::Worst, Target::AtMost(2.0));
     for round in 0..bench.rounds() {
         let mut floor = f64::NAN;
-        let mut costs = [f64::NAN; 2];
-        for step in 0..3 {
-            match (step + round) % 3 {
+        let mut costs = [f64::NAN; 3];
+        for step in 0..4 {
+            match (step + round) % 4 {
                 0 => floor = without_tap(bench)?,
                 1 => costs[0] = with_tap(bench, json!({"filter": FILTER}))?.0,
+                2 => costs[2] = with_tap(bench, Value::Null)?.0,
                 _ => {
                     let (cost, kept) = with_tap(bench, json!({"rateLimit": {"packetsPerSecond": RATE}}))?;
                     costs[1] = cost;
@@ -39,17 +41,21 @@ pub(crate) fn run(bench: &mut Bench) -> Result<Row> {
                 }
             }
         }
-        bench.progress(&format!("empty {floor:.1} ns, unmatched {:.1}, limited {:.1}", costs[0], costs[1]));
+        bench.progress(&format!(
+            "empty {floor:.1} ns, unmatched {:.1}, limited {:.1}, captured {:.1}",
+            costs[0], costs[1], costs[2]
+        ));
         empty.push(Tool::None, floor);
         empty.push(Tool::Podtap, floor);
         unmatched.push(Tool::Podtap, costs[0] - floor);
         limited.push(Tool::Podtap, costs[1] - floor);
+        captured.push(Tool::Podtap, costs[2] - floor);
     }
     let remarks = vec![format!("Filter: {FILTER}. Flood of 64 B from the pod; both directions are tapped.")];
     bench.row(
         "kernel",
         "Cost of a packet in the kernel, by bpf_stats, above an empty program",
-        vec![empty, unmatched, limited, rate],
+        vec![empty, unmatched, limited, rate, captured],
         remarks,
     )
 }

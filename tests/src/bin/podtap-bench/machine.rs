@@ -28,12 +28,35 @@ pub(crate) fn describe(scratch: &Path) -> Value {
         "memory": field(&read("/proc/meminfo"), "MemTotal"),
         "disk": disk(scratch),
         "governor": read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").trim(),
+        "loadAverage": read("/proc/loadavg").split(' ').next(),
+        "mitigations": mitigations(),
         "bpfJit": read("/proc/sys/net/core/bpf_jit_enable").trim(),
         "tcpdump": first_line("tcpdump", "--version"),
         "dumpcap": first_line("dumpcap", "--version"),
         "iperf3": first_line("iperf3", "--version"),
         "podtap": env!("CARGO_PKG_VERSION"),
     })
+}
+
+/// What the kernel does against faults of the processor that makes each return from a function dear.
+fn mitigations() -> Value {
+    let state = |name: &str| {
+        let text = std::fs::read_to_string(format!("/sys/devices/system/cpu/vulnerabilities/{name}"));
+        text.unwrap_or_default().trim().to_owned()
+    };
+    json!({"retbleed": state("retbleed"), "srso": state("spec_rstack_overflow"), "spectreV2": state("spectre_v2")})
+}
+
+/// Load above which others are taken to disturb.
+const BUSY: f64 = 0.7;
+
+/// Warns when other programs keep the machine busy: slices would measure those.
+pub(crate) fn warn_if_busy() {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let one_minute = load.split(' ').next().and_then(|word| word.parse::<f64>().ok());
+    if one_minute.is_some_and(|load| load > BUSY) {
+        eprintln!("load average {}: other programs are at work, so the figures say little", load.trim());
+    }
 }
 
 /// The file system that holds a directory, and how many bytes per second it takes past the page cache.

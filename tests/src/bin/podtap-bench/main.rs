@@ -93,6 +93,7 @@ fn run(options: &Options) -> Result<bool> {
         }
     }
     machine::check()?;
+    machine::warn_if_busy();
     let rounds = if options.quick { options.rounds.min(2) } else { options.rounds };
     let mut bench = Bench::start(rounds, options.quick)?;
     let machine = machine::describe(bench.tools.directory());
