@@ -144,7 +144,7 @@ pub(crate) fn within<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) 
     thread::scope(|scope| {
         scope
             .spawn(|| {
-                let file = File::open(format!("/var/run/netns/{namespace}")).unwrap();
+                let file = File::open(format!("/run/netns/{namespace}")).unwrap();
                 // SAFETY: affects this thread only.
                 assert_eq!(unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
                 work()
