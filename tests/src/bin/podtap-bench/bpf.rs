@@ -150,9 +150,39 @@ pub(crate) fn busiest(before: &[Program], after: &[Program]) -> Option<Program> 
     after.iter().map(difference).max_by_key(|program| program.runs)
 }
 
-/// A tc program that does nothing but hand the packet on.
+/// A tc program that does nothing but hand the packet on, perhaps after something that is to be timed.
 #[derive(Debug)]
 pub(crate) struct EmptyProgram(OwnedFd);
+
+/// What a program may do before it hands the packet on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Before {
+    Nothing,
+    /// Call a function of its own that returns at once.
+    Call,
+    /// Read the boot clock (`bpf_ktime_get_boot_ns`).
+    BootClock,
+    /// Ask the kernel for two bytes of the packet (`LD_ABS`).
+    Load,
+}
+
+/// `r0 = TCX_NEXT; exit`
+const NEXT: [u64; 2] = [0xffff_ffff_0000_00b7, 0x95];
+
+impl Before {
+    fn instructions(self) -> Vec<u64> {
+        let (before, after): (&[u64], &[u64]) = match self {
+            Self::Nothing => (&[], &[]),
+            // call +2, to behind the exit: r0 = 0; exit
+            Self::Call => (&[0x0000_0002_0000_1085], &[0xb7, 0x95]),
+            // call helper 125
+            Self::BootClock => (&[0x0000_007d_0000_0085], &[]),
+            // r6 = r1; r0 = the packet's bytes 12 and 13
+            Self::Load => (&[0x16bf, 0x0000_000c_0000_0028], &[]),
+        };
+        [before, &NEXT, after].concat()
+    }
+}
 
 /// A hook of an interface.
 #[derive(Clone, Copy, Debug)]
@@ -163,9 +193,8 @@ pub(crate) enum Hook {
 
 impl EmptyProgram {
     /// Loads it.
-    pub(crate) fn load() -> Result<Self> {
-        // r0 = TCX_NEXT; exit
-        let instructions: [u64; 2] = [0xffff_ffff_0000_00b7, 0x95];
+    pub(crate) fn load(before: Before) -> Result<Self> {
+        let instructions = before.instructions();
         let license = c"GPL";
         let mut attr = empty();
         // SAFETY: the variant for BPF_PROG_LOAD is all integers.
@@ -188,5 +217,19 @@ impl EmptyProgram {
         } as u32;
         attr.link_create.flags = BPF_F_BEFORE;
         bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr).map(owned)
+    }
+
+    /// Nanoseconds of a run, over a million of them without a packet's way through the kernel.
+    pub(crate) fn run_time(&self) -> Result<f64> {
+        const RUNS: u32 = 1_000_000;
+        let packet = [0u8; 64];
+        let mut attr = empty();
+        attr.test.prog_fd = self.0.as_raw_fd() as u32;
+        attr.test.data_in = packet.as_ptr() as u64;
+        attr.test.data_size_in = packet.len() as u32;
+        attr.test.repeat = RUNS;
+        bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr).context("BPF_PROG_TEST_RUN")?;
+        // SAFETY: the kernel has filled it in.
+        Ok(f64::from(unsafe { attr.test.duration }))
     }
 }

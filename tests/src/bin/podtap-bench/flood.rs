@@ -67,6 +67,8 @@ struct Slice {
     /// Lost, as the tool says itself; podtap only.
     said_lost: u64,
     cpu: Duration,
+    /// The consumer's, the writers' and the other threads' part of it; podtap only.
+    threads: [Duration; 3],
 }
 
 /// Runs one of the rows.
@@ -77,11 +79,12 @@ pub(crate) fn run(bench: &mut Bench, row: &FloodRow) -> Result<Row> {
     let mut cpu = Measure::new("user+system per captured packet", "us", against, row.cpu);
     let mut captured = Measure::new("captured", "Mpps", against, row.captured);
     let mut rate = Measure::new("sender's rate", "Mpps", against, row.rate);
+    // Where the agent's time goes.
+    let mut parts = ["consumer", "writer", "other threads"]
+        .map(|name| Measure::new(format!("podtap's {name}, per packet"), "ns", Judged::Median, Target::Told));
     let mut gaps = 0;
-    let mut thread_remark = String::new();
     for round in 0..bench.rounds() {
         for tool in bench.turn(round, &[Tool::Podtap, Tool::Tcpdump, Tool::Dumpcap, Tool::None]) {
-            let before = cpu::threads(bench.tools.agent.process().id())?;
             let slice = slice(bench, tool, row)?;
             let mpps = slice.sent.packets as f64 / slice.sent.seconds / 1e6;
             rate.push(tool, mpps);
@@ -102,19 +105,19 @@ pub(crate) fn run(bench: &mut Bench, row: &FloodRow) -> Result<Row> {
                 let counted = slice.captured + slice.said_lost;
                 silent.push(tool, slice.passed.abs_diff(counted) as f64);
                 gaps += u32::from(!slice.ordered);
-                thread_remark = by_thread(&before, &cpu::threads(bench.tools.agent.process().id())?);
+                for (part, time) in parts.iter_mut().zip(slice.threads) {
+                    part.push(tool, time.as_secs_f64() * 1e9 / slice.captured as f64);
+                }
             }
         }
     }
     let told = Measure { judged: Judged::RatioTo(Tool::None), target: Target::Told, ..rate.clone() };
-    let remarks = vec![
-        format!(
-            "podtap's files were read back: {gaps} of {} slices had a gap or a wrong order.",
-            bench.rounds()
-        ),
-        format!("podtap's threads in the last slice: {thread_remark}."),
-    ];
-    bench.row(row.name, row.title, vec![loss, silent, cpu, captured, rate, told], remarks)
+    let remarks = vec![format!(
+        "podtap's files were read back: {gaps} of {} slices had a gap or a wrong order.",
+        bench.rounds()
+    )];
+    let measures = [loss, silent, cpu, captured, rate, told].into_iter().chain(parts).collect();
+    bench.row(row.name, row.title, measures, remarks)
 }
 
 fn slice(bench: &mut Bench, tool: Tool, row: &FloodRow) -> Result<Slice> {
@@ -123,6 +126,7 @@ fn slice(bench: &mut Bench, tool: Tool, row: &FloodRow) -> Result<Slice> {
     let job = Job { snap: row.snap, ..Job::new(&pod) };
     let running = bench.tools.capture(tool, &job)?;
     let cpu_before = running.process().map(cpu::time).transpose()?;
+    let threads_before = running.process().map(by_part).transpose()?;
     let passed_before = passed(&pod)?;
     let sent = flood(&pod, row.frame, bench.seconds(row.seconds))?;
     let passed = passed(&pod)? - passed_before;
@@ -130,6 +134,11 @@ fn slice(bench: &mut Bench, tool: Tool, row: &FloodRow) -> Result<Slice> {
     if let (Some(process), Some(before)) = (running.process(), cpu_before) {
         cpu::until_quiet(process)?;
         spent = cpu::time(process)? - before;
+    }
+    let mut threads = [Duration::ZERO; 3];
+    if let (Some(process), Some(before)) = (running.process(), threads_before) {
+        let after = by_part(process)?;
+        threads = std::array::from_fn(|part| after[part].saturating_sub(before[part]));
     }
     let outcome = bench.tools.end(running, PORT)?;
     ensure!(passed == sent.packets, "{} packets sent, {passed} reached the host interface", sent.packets);
@@ -140,6 +149,7 @@ fn slice(bench: &mut Bench, tool: Tool, row: &FloodRow) -> Result<Slice> {
         ordered: outcome.ordered,
         said_lost: outcome.record.map_or(0, |record| record.dropped()),
         cpu: spent,
+        threads,
     })
 }
 
@@ -167,17 +177,16 @@ pub(crate) fn cut_off(pod: &Pod) -> Result<()> {
     output(command.args(["link", "set", &pod.host_interface, "nomaster"])).map(drop)
 }
 
-/// Milliseconds on a core of each thread that did anything, by name.
-fn by_thread(before: &[(String, Duration)], after: &[(String, Duration)]) -> String {
-    let sum = |list: &[(String, Duration)], name: &str| -> Duration {
-        list.iter().filter(|(known, _)| known == name).map(|(_, time)| *time).sum()
-    };
-    let mut names: Vec<&String> = after.iter().map(|(name, _)| name).collect();
-    names.sort();
-    names.dedup();
-    let spent = names.into_iter().map(|name| (name, sum(after, name).saturating_sub(sum(before, name))));
-    let told = spent.filter(|(_, time)| *time > Duration::from_millis(1));
-    told.map(|(name, time)| format!("{name} {:.0} ms", time.as_secs_f64() * 1e3))
-        .collect::<Vec<_>>()
-        .join(", ")
+/// Time of the agent's consumer, of its writers, and of all other threads.
+fn by_part(process: u32) -> Result<[Duration; 3]> {
+    let mut sums = [Duration::ZERO; 3];
+    for (name, time) in cpu::threads(process)? {
+        let part = match name.as_str() {
+            "consumer" => 0,
+            writer if writer.starts_with("writer") => 1,
+            _ => 2,
+        };
+        sums[part] += time;
+    }
+    Ok(sums)
 }

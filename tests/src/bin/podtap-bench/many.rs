@@ -11,7 +11,7 @@ use podtap_tests::manifest;
 use podtap_tests::pods::{Pod, Pods};
 
 use crate::bench::Bench;
-use crate::bpf::{EmptyProgram, Hook};
+use crate::bpf::{Before, EmptyProgram, Hook};
 use crate::kernel_cost::index;
 use crate::memory;
 use crate::netlink::Links;
@@ -108,7 +108,7 @@ fn one_mode(
 
 /// Seconds that the kernel takes to attach an empty program to all pods, in both directions.
 fn floor(pods: &[Pod]) -> Result<f64> {
-    let program = EmptyProgram::load()?;
+    let program = EmptyProgram::load(Before::Nothing)?;
     let interfaces = pods.iter().map(|pod| index(&pod.host_interface)).collect::<Result<Vec<_>>>()?;
     let start = Instant::now();
     let mut links = Vec::new();
