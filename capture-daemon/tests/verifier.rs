@@ -25,7 +25,7 @@ const PLAIN: TapSettings = TapSettings {
 /// Loads a tap in each way that this kernel has.
 fn load(loaders: &[Loader], filter: Option<&Filter>, settings: &TapSettings) {
     for loader in loaders {
-        if let Err(error) = loader.load(filter, settings, RING) {
+        if let Err(error) = loader.load(filter, settings, RING, loader.mode()) {
             let expression = filter.map(Filter::expression);
             panic!("{:?}, `{expression:?}`, {settings:?}: {error}", loader.mode());
         }

@@ -49,6 +49,9 @@ pub enum DatapathError {
     /// The tap is attached, and a tap is attached to one interface at a time.
     #[error("the tap is already attached to interface {0}")]
     Attached(u32),
+    /// A tap that was loaded for one mode cannot take over from one of the other.
+    #[error("the taps were loaded for different ways of attaching")]
+    OtherMode,
     /// Only an attached tap can be taken over.
     #[error("the tap to take over is not attached")]
     NotAttached,

@@ -1,6 +1,6 @@
 //! Makes taps: a copy of the kernel object with settings and filter, loaded into the kernel.
 
-use capture_common::{DIRECTION_TO_POD, MAX_CAPTURED, TapSettings};
+use capture_common::{DIRECTION_FROM_POD, DIRECTION_TO_POD, Direction, MAX_CAPTURED, TapSettings};
 use capture_filter::Filter;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -8,7 +8,6 @@ use super::{
     AttachMode, DatapathError, Tap,
     attach::WarmLinks,
     object::{Entry, Template},
-    tap::Programs,
 };
 
 /// Loads taps. One for the process, shared by threads.
@@ -41,28 +40,27 @@ impl Loader {
         self.mode
     }
 
-    /// Loads a tap, halted and not yet attached. `ring_bytes` is a power of two of at least a page.
+    /// Loads a tap to be attached in that mode, halted. `ring_bytes` is a power of two of at least a page. Only the
+    /// programs that mode and direction need are loaded: the verifier's time is most of a tap's.
     pub fn load(
         &self,
         filter: Option<&Filter>,
         settings: &TapSettings,
         ring_bytes: u32,
+        mode: AttachMode,
     ) -> Result<Tap, DatapathError> {
         check(settings, ring_bytes)?;
-        let (maps, programs) = match self.mode {
-            AttachMode::Tcx => {
-                let entries = [Entry::TcIngress, Entry::TcEgress, Entry::PacketSocket];
-                let (maps, [ingress, egress, socket]) =
-                    self.template.load(filter, settings, ring_bytes, entries)?;
-                (maps, Programs { tcx: Some([ingress, egress]), socket })
-            }
-            AttachMode::Socket => {
-                let (maps, [socket]) =
-                    self.template.load(filter, settings, ring_bytes, [Entry::PacketSocket])?;
-                (maps, Programs { tcx: None, socket })
-            }
+        let directions = match settings.direction {
+            DIRECTION_FROM_POD => &[Direction::FromPod][..],
+            DIRECTION_TO_POD => &[Direction::ToPod],
+            _ => &[Direction::FromPod, Direction::ToPod],
         };
-        Tap::new(settings.direction, ring_bytes, maps, programs)
+        let entries: Vec<Entry> = match mode {
+            AttachMode::Tcx => directions.iter().map(|direction| Entry::tc(*direction)).collect(),
+            AttachMode::Socket => vec![Entry::PacketSocket],
+        };
+        let (maps, programs) = self.template.load(filter, settings, ring_bytes, &entries)?;
+        Tap::new(mode, directions, ring_bytes, maps, programs)
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use aya::include_bytes_aligned;
 use aya_obj::{Map, Object, copy_instructions, generated::bpf_insn};
-use capture_common::{DirectionCounters, TapControl, TapSettings};
+use capture_common::{Direction, DirectionCounters, TapControl, TapSettings};
 use capture_filter::{Filter, insn::Endian};
 
 use super::{
@@ -45,6 +45,14 @@ pub(super) enum Entry {
 }
 
 impl Entry {
+    /// The tc program of a direction.
+    pub(super) const fn tc(direction: Direction) -> Self {
+        match direction {
+            Direction::FromPod => Self::TcIngress,
+            Direction::ToPod => Self::TcEgress,
+        }
+    }
+
     const fn name(self) -> &'static str {
         match self {
             Self::TcIngress => "tc_ingress",
@@ -130,13 +138,13 @@ impl Template {
     }
 
     /// Makes the maps of one tap and loads the entry points that are asked for.
-    pub(super) fn load<const N: usize>(
+    pub(super) fn load(
         &self,
         filter: Option<&Filter>,
         settings: &TapSettings,
         ring_bytes: u32,
-        entries: [Entry; N],
-    ) -> Result<(TapMaps, [OwnedFd; N]), DatapathError> {
+        entries: &[Entry],
+    ) -> Result<(TapMaps, Vec<OwnedFd>), DatapathError> {
         let make = |name: &str, flags: u32| {
             let map = &self.object.maps[name];
             sys::create_map(&MapSpec {
@@ -163,8 +171,8 @@ impl Template {
             place(RING, &maps.ring),
         ];
         let body = filter.map(instructions).transpose()?;
-        let mut programs = Vec::with_capacity(N);
-        for entry in entries {
+        let mut programs = Vec::with_capacity(entries.len());
+        for &entry in entries {
             let mut object = self.object.clone();
             object.programs.retain(|name, _| name == entry.name());
             if let Some(body) = &body {
@@ -174,7 +182,6 @@ impl Template {
             object.relocate_calls(&self.text).map_err(invalid)?;
             programs.push(self.load_entry(&object, entry)?);
         }
-        let programs = programs.try_into().map_err(|_| invalid("a program is missing"))?;
         Ok((maps, programs))
     }
 

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use capture_common::{DIRECTION_FROM_POD, DIRECTION_TO_POD, Direction};
+use capture_common::Direction;
 
 use super::{
     AttachMode, Control, Counters, DatapathError, Ring,
@@ -10,14 +10,6 @@ use super::{
     object::TapMaps,
     sys,
 };
-
-/// The entry points that this kernel may need.
-#[derive(Debug)]
-pub(super) struct Programs {
-    /// By [`Direction`].
-    pub(super) tcx: Option<[OwnedFd; 2]>,
-    pub(super) socket: OwnedFd,
-}
 
 /// Where a tap hangs.
 #[derive(Debug)]
@@ -29,31 +21,29 @@ enum Attachment {
 /// A loaded tap. Dropping it detaches it; its ring and control words live on with whoever has them.
 #[derive(Debug)]
 pub struct Tap {
-    directions: Vec<Direction>,
+    mode: AttachMode,
+    directions: &'static [Direction],
     control: Control,
     ring: Option<Ring>,
     counters: OwnedFd,
-    programs: Programs,
+    /// By tcx one for each of `directions`, else one.
+    programs: Vec<OwnedFd>,
     attached: Option<(u32, Attachment)>,
 }
 
 impl Tap {
     /// A tap that is halted.
     pub(super) fn new(
-        direction: u32,
+        mode: AttachMode,
+        directions: &'static [Direction],
         ring_bytes: u32,
         maps: TapMaps,
-        programs: Programs,
+        programs: Vec<OwnedFd>,
     ) -> Result<Self, DatapathError> {
-        let directions = match direction {
-            DIRECTION_FROM_POD => vec![Direction::FromPod],
-            DIRECTION_TO_POD => vec![Direction::ToPod],
-            _ => vec![Direction::FromPod, Direction::ToPod],
-        };
         let control = Control::map(maps.control.as_fd())?;
         control.set_halted(true);
         let ring = Some(Ring::map(maps.ring, ring_bytes)?);
-        Ok(Self { directions, control, ring, counters: maps.counters, programs, attached: None })
+        Ok(Self { mode, directions, control, ring, counters: maps.counters, programs, attached: None })
     }
 
     /// The tap's ring, once: for the consumer.
@@ -71,20 +61,18 @@ impl Tap {
         Counters::read(self.counters.as_fd())
     }
 
-    /// Attaches the tap to an interface of this network namespace, for the directions of its settings. The tap stays
-    /// halted or not as it is. By tcx this waits for a grace period (some 10 ms) for each direction.
-    pub fn attach(&mut self, ifindex: u32, mode: AttachMode) -> Result<(), DatapathError> {
+    /// Attaches the tap to an interface of this network namespace, in the mode and for the directions that it was loaded
+    /// for. It stays halted or not as it is. By tcx this waits for a grace period (some 10 ms) for each direction.
+    pub fn attach(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         if let Some((ifindex, _)) = self.attached {
             return Err(DatapathError::Attached(ifindex));
         }
-        let attachment = match mode {
+        let attachment = match self.mode {
             AttachMode::Tcx => {
                 let links = self.directions.iter().map(|&direction| self.link(ifindex, direction));
                 Attachment::Tcx(links.collect::<Result<_, _>>()?)
             }
-            AttachMode::Socket => {
-                Attachment::Socket(FilterSocket::bind(self.programs.socket.as_fd(), ifindex)?)
-            }
+            AttachMode::Socket => Attachment::Socket(FilterSocket::bind(self.programs[0].as_fd(), ifindex)?),
         };
         self.attached = Some((ifindex, attachment));
         Ok(())
@@ -99,10 +87,13 @@ impl Tap {
         let Some((ifindex, attachment)) = &mut old.attached else {
             return Err(DatapathError::NotAttached);
         };
+        if self.mode != old.mode {
+            return Err(DatapathError::OtherMode);
+        }
         let ifindex = *ifindex;
         self.control.set_halted(old.control.is_halted());
         match attachment {
-            Attachment::Socket(socket) => socket.set_program(self.programs.socket.as_fd())?,
+            Attachment::Socket(socket) => socket.set_program(self.programs[0].as_fd())?,
             Attachment::Tcx(links) => {
                 for link in &*links {
                     if self.directions.contains(&link.direction) {
@@ -125,7 +116,7 @@ impl Tap {
     fn match_directions(&self, ifindex: u32, attachment: &mut Attachment) -> Result<(), DatapathError> {
         let Attachment::Tcx(links) = attachment else { return Ok(()) };
         links.retain(|link| self.directions.contains(&link.direction));
-        for &direction in &self.directions {
+        for &direction in self.directions {
             if !links.iter().any(|link| link.direction == direction) {
                 links.push(self.link(ifindex, direction)?);
             }
@@ -138,16 +129,10 @@ impl Tap {
         self.attached = None;
     }
 
-    /// The interface index that the tap is attached to, and how.
+    /// The interface index that the tap is attached to.
     #[must_use]
-    pub fn attached(&self) -> Option<(u32, AttachMode)> {
-        self.attached.as_ref().map(|(ifindex, attachment)| {
-            let mode = match attachment {
-                Attachment::Tcx(_) => AttachMode::Tcx,
-                Attachment::Socket(_) => AttachMode::Socket,
-            };
-            (*ifindex, mode)
-        })
+    pub fn attached(&self) -> Option<u32> {
+        self.attached.as_ref().map(|(ifindex, _)| *ifindex)
     }
 
     fn link(&self, ifindex: u32, direction: Direction) -> Result<TcxLink, DatapathError> {
@@ -155,8 +140,8 @@ impl Tap {
     }
 
     fn program(&self, direction: Direction) -> Result<BorrowedFd<'_>, DatapathError> {
-        let unsupported = || DatapathError::NoTcx(std::io::ErrorKind::Unsupported.into());
-        let programs = self.programs.tcx.as_ref().ok_or_else(unsupported)?;
-        Ok(programs[direction as usize].as_fd())
+        let loaded = self.directions.iter().zip(&self.programs);
+        let found = loaded.filter(|(of, _)| **of == direction).map(|(_, program)| program.as_fd()).next();
+        found.ok_or(DatapathError::OtherMode)
     }
 }

@@ -8,6 +8,7 @@ use std::{
 
 use capture_api::{Refusal, RequestKind, Settings, reasons};
 use capture_filter::{Compiler, Filter, FilterError};
+use tracing::debug;
 
 use super::{
     RingBudget, SessionId, TapInfo, engine::Event, progress::Progress, run::Run, sink::CaptureSink,
@@ -139,7 +140,7 @@ impl Node {
                 })
                 .and_then(|filter| {
                     let tap = loader
-                        .load(filter.as_deref(), &fixed, ring)
+                        .load(filter.as_deref(), &fixed, ring, loader.mode())
                         .map_err(|error| LoadFailure::Datapath(error.to_string()))?;
                     clock.register(tap.control());
                     tap.control().set_halted(!running);
@@ -159,10 +160,9 @@ impl Node {
 
     /// Has the tap attached. It stays halted until it is certain that the interface is still the pod's.
     pub(super) fn attach(&self, session: SessionId, ticket: u64, mut tap: Tap, interface: HostInterface) {
-        let (loader, links, answer) =
-            (Arc::clone(&self.loader), self.links.clone(), self.answer(session, ticket));
+        let (links, answer) = (self.links.clone(), self.answer(session, ticket));
         self.workers.run(move || {
-            let attached = tap.attach(interface.link.index, loader.mode());
+            let attached = tap.attach(interface.link.index);
             // Another link may have got the index since it was looked up.
             let result = match (attached, pods::confirm(&links, &interface)) {
                 (Ok(()), Ok(())) => {

@@ -71,17 +71,22 @@ fn random_frame(random: &mut Random) -> Vec<u8> {
 #[ignore = "needs root: cargo xtask test --kernel"]
 fn every_packet_is_handed_on_unchanged() {
     let _turn = turn();
-    let before: Vec<_> = programs().iter().map(ProgramInfo::id).collect();
     // Socket test runs have no Ethernet header to match: some frames must match by their length.
     let port = filter("tcp or udp port 53 or vlan or greater 200");
     let limits = TapSettings { sample: 2, packet_cost: 1 << 30, packet_burst: 50_000_000, ..settings() };
     let headers = TapSettings { headers_only: 1, snap_length: 96, ..settings() };
     let mut random = Random(11);
-    for (settings, filter) in [(settings(), None), (settings(), Some(&port)), (limits, None), (headers, None)]
-    {
+    let ways = [(settings(), None), (settings(), Some(&port)), (limits, None), (headers, None)];
+    for (mode, (settings, filter)) in modes().into_iter().flat_map(|mode| ways.map(|way| (mode, way))) {
+        let before: Vec<_> = programs().iter().map(ProgramInfo::id).collect();
         // Its ring is being emptied, so that blocks are really written.
-        let capture =
-            Capture::load(&settings, filter, RING, Collector { keep_nothing: true, ..Collector::default() });
+        let capture = Capture::load(
+            mode,
+            &settings,
+            filter,
+            RING,
+            Collector { keep_nothing: true, ..Collector::default() },
+        );
         let mut seen = 0;
         let mut tested = 0;
         for program in programs() {
@@ -134,8 +139,8 @@ fn nothing_is_left_when_a_tap_is_dropped() {
     let before = programs().len();
     for mode in modes() {
         let pod = Pod::new();
-        let mut tap = loader().load(None, &settings(), 1 << 20).unwrap();
-        tap.attach(pod.ifindex, mode).unwrap();
+        let mut tap = loader().load(None, &settings(), 1 << 20, mode).unwrap();
+        tap.attach(pod.ifindex).unwrap();
         let attached = |hook| match SchedClassifier::query_tcx(&pod.host, hook) {
             Ok((_, programs)) => programs.len(),
             Err(_) => 0,

@@ -271,9 +271,15 @@ pub(crate) const RING: u32 = 4 << 20;
 
 impl Capture {
     /// Loaded and running, not attached.
-    pub(crate) fn load(settings: &TapSettings, filter: Option<&Filter>, ring: u32, sink: Collector) -> Self {
+    pub(crate) fn load(
+        mode: AttachMode,
+        settings: &TapSettings,
+        filter: Option<&Filter>,
+        ring: u32,
+        sink: Collector,
+    ) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let mut tap = loader().load(filter, settings, ring).unwrap();
+        let mut tap = loader().load(filter, settings, ring, mode).unwrap();
         let id = u64::from(NUMBER.fetch_add(1, Ordering::Relaxed));
         consumer().add(id, Tap::ring(&mut tap).unwrap(), Box::new(sink.clone()));
         clock().register(tap.control());
@@ -288,8 +294,8 @@ impl Capture {
         settings: &TapSettings,
         filter: Option<&Filter>,
     ) -> Self {
-        let mut capture = Self::load(settings, filter, RING, Collector::default());
-        capture.tap.attach(pod.ifindex, mode).unwrap();
+        let mut capture = Self::load(mode, settings, filter, RING, Collector::default());
+        capture.tap.attach(pod.ifindex).unwrap();
         capture
     }
 

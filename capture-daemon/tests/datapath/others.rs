@@ -70,7 +70,7 @@ fn a_clsact_filter_of_somebody_else_keeps_seeing_everything() {
         let pod = Pod::new();
         let before: Vec<_> = programs().iter().map(ProgramInfo::id).collect();
         // A tap that counts, attached by hand in the classic way.
-        let foreign = Capture::load(&settings(), None, RING, Collector::default());
+        let foreign = Capture::load(AttachMode::Tcx, &settings(), None, RING, Collector::default());
         qdisc_add_clsact(&pod.host).unwrap();
         let mut attached = Vec::new();
         for (name, hook) in [("tc_ingress", TcAttachType::Ingress), ("tc_egress", TcAttachType::Egress)] {

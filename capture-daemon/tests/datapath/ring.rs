@@ -17,8 +17,8 @@ fn a_full_ring_is_counted_and_costs_no_other_tap_a_packet() {
         let (full, other) = (Pod::new(), Pod::new());
         let sink = Collector::default();
         sink.busy.store(true, Ordering::Relaxed);
-        let mut capture = Capture::load(&settings(), None, 64 << 10, sink.clone());
-        capture.tap.attach(full.ifindex, mode).unwrap();
+        let mut capture = Capture::load(mode, &settings(), None, 64 << 10, sink.clone());
+        capture.tap.attach(full.ifindex).unwrap();
         let beside = Capture::start(&other, mode, &settings(), None);
         for seed in 0..SENT {
             full.inside.send(&noise(200, seed));

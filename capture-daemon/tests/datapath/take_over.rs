@@ -14,8 +14,8 @@ use crate::{
     packets::noise,
 };
 
-fn load(settings: &TapSettings) -> Capture {
-    Capture::load(settings, None, RING, Collector { keep_nothing: true, ..Collector::default() })
+fn load(mode: AttachMode, settings: &TapSettings) -> Capture {
+    Capture::load(mode, settings, None, RING, Collector { keep_nothing: true, ..Collector::default() })
 }
 
 #[test]
@@ -25,8 +25,8 @@ fn under_a_flood_every_packet_is_in_exactly_one_of_the_taps() {
     for mode in modes() {
         let pod = Pod::new();
         let settings = TapSettings { snap_length: 64, ..settings() };
-        let mut taps = vec![load(&settings)];
-        taps[0].tap.attach(pod.ifindex, mode).unwrap();
+        let mut taps = vec![load(mode, &settings)];
+        taps[0].tap.attach(pod.ifindex).unwrap();
         let (stop, sent) = (AtomicBool::new(false), [AtomicU64::new(0), AtomicU64::new(0)]);
         thread::scope(|scope| {
             for (socket, sent) in [&pod.inside, &pod.outside].into_iter().zip(&sent) {
@@ -41,11 +41,11 @@ fn under_a_flood_every_packet_is_in_exactly_one_of_the_taps() {
             }
             for _ in 0..10 {
                 thread::sleep(Duration::from_millis(50));
-                let mut next = load(&settings);
+                let mut next = load(mode, &settings);
                 let old = taps.last_mut().unwrap();
                 next.tap.take_over(&mut old.tap).unwrap();
                 assert_eq!(old.tap.attached(), None);
-                assert_eq!(next.tap.attached(), Some((pod.ifindex, mode)));
+                assert_eq!(next.tap.attached(), Some(pod.ifindex));
                 // The old one is quiet from now on.
                 let then = old.tap.counters().unwrap();
                 thread::sleep(Duration::from_millis(5));
@@ -83,9 +83,9 @@ fn directions_change_with_the_tap() {
         let one_way = TapSettings { direction: DIRECTION_FROM_POD, ..settings() };
         let mut taps: Vec<Capture> = Vec::new();
         for settings in [settings(), one_way, settings()] {
-            let mut next = load(&settings);
+            let mut next = load(mode, &settings);
             match taps.last_mut() {
-                None => next.tap.attach(pod.ifindex, mode).unwrap(),
+                None => next.tap.attach(pod.ifindex).unwrap(),
                 Some(old) => next.tap.take_over(&mut old.tap).unwrap(),
             }
             let wanted = if settings.direction == DIRECTION_FROM_POD { 1 } else { 2 };
@@ -110,10 +110,10 @@ fn directions_change_with_the_tap() {
 fn a_halted_tap_is_followed_by_a_halted_one() {
     let _turn = turn();
     let pod = Pod::new();
-    let mut old = load(&settings());
-    old.tap.attach(pod.ifindex, AttachMode::Socket).unwrap();
+    let mut old = load(AttachMode::Socket, &settings());
+    old.tap.attach(pod.ifindex).unwrap();
     old.tap.control().set_halted(true);
-    let mut new = load(&settings());
+    let mut new = load(AttachMode::Socket, &settings());
     new.tap.take_over(&mut old.tap).unwrap();
     assert!(new.tap.control().is_halted());
 }
