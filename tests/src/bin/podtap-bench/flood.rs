@@ -147,7 +147,12 @@ fn slice(bench: &mut Bench, tool: Tool, row: &FloodRow) -> Result<Slice> {
         passed,
         captured: outcome.packets,
         ordered: outcome.ordered,
-        said_lost: outcome.record.map_or(0, |record| record.dropped()),
+        said_lost: outcome.record.map_or(0, |record| {
+            if record.dropped() > 0 {
+                bench.progress(&format!("drops: {}", record.json()["status"]["drops"]));
+            }
+            record.dropped()
+        }),
         cpu: spent,
         threads,
     })
