@@ -10,6 +10,7 @@ use anyhow::{Result, bail};
 use crate::command::output;
 use crate::workspace::find_program;
 
+pub(crate) use apt::update as update_package_lists;
 pub(crate) use bpf::{Toolchain, toolchain};
 pub(crate) use deny::cargo_deny;
 
@@ -73,6 +74,8 @@ const NEEDS: &[Need] = &[
     program(Purpose::Bench, "iperf3", "iperf3", "TCP for measuring"),
     program(Purpose::Kernels, "qemu-system-x86_64", "qemu-system-x86", "boots other kernels"),
     program(Purpose::Kernels, "busybox", "busybox-static", "their user space"),
+    program(Purpose::Kernels, "tc", "iproute2", "their user space"),
+    program(Purpose::Kernels, "strip", "binutils", "makes their user space small"),
     program(Purpose::Kernels, "nsenter", "util-linux", "their user space"),
     program(Purpose::Kernels, "xz", "xz-utils", "unpacks their modules"),
     program(Purpose::Kernels, "dpkg-deb", "dpkg", "unpacks their packages"),

@@ -1,6 +1,5 @@
 //! Runs the tests and adds up what they say.
 
-mod archive;
 mod kernels;
 mod total;
 
