@@ -24,10 +24,12 @@ pub struct StatusDir {
 }
 
 impl Records for StatusDir {
-    fn publish(&self, record: &PodCapture) {
-        if let Err(error) = self.write(record) {
+    fn publish(&self, record: &PodCapture) -> bool {
+        let written = self.write(record);
+        if let Err(error) = &written {
             warn!(%error, "cannot write a record");
         }
+        written.is_ok()
     }
 
     fn remove(&self, namespace: &str, record: &str) {

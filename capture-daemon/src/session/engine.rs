@@ -91,6 +91,8 @@ pub struct Engine {
     records: Box<dyn Records>,
     sessions: BTreeMap<SessionId, Session>,
     last_id: SessionId,
+    /// Requests that the data directory has no room for yet, or does not take.
+    homeless: BTreeMap<RunKey, Wanted>,
     reported: Instant,
     saved: Instant,
 }
@@ -103,8 +105,15 @@ impl Engine {
     /// When the data directory cannot be listed. A single run that cannot be read is logged and left alone.
     pub fn new(node: Node, records: Box<dyn Records>) -> Result<Self, EngineError> {
         let now = Instant::now();
-        let mut engine =
-            Self { node, records, sessions: BTreeMap::new(), last_id: 0, reported: now, saved: now };
+        let mut engine = Self {
+            node,
+            records,
+            sessions: BTreeMap::new(),
+            last_id: 0,
+            homeless: BTreeMap::new(),
+            reported: now,
+            saved: now,
+        };
         let mut broken = Vec::new();
         for dir in engine.node.storage.runs()? {
             match Run::left_in(&dir) {
@@ -132,7 +141,7 @@ impl Engine {
                 }
             })
             .map_err(EngineError::Thread)?;
-        engine.save_all(false);
+        engine.save_all(false, false);
         Ok(engine)
     }
 
@@ -213,16 +222,20 @@ impl Engine {
         for session in self.sessions.values_mut() {
             session.step(&mut self.node, now);
         }
-        if now.duration_since(self.reported) >= REPORT {
+        let report = now.duration_since(self.reported) >= REPORT;
+        if report {
             self.reported = now;
             self.report();
             self.expire();
+            for wanted in self.homeless.values().cloned().collect::<Vec<_>>() {
+                self.wanted(wanted);
+            }
         }
         let save_counters = now.duration_since(self.saved) >= SAVE;
         if save_counters {
             self.saved = now;
         }
-        self.save_all(save_counters);
+        self.save_all(save_counters, report);
     }
 
     fn wanted(&mut self, wanted: Wanted) {
@@ -242,10 +255,15 @@ impl Engine {
         let dir = match self.node.storage.run_dir(&run.namespace, &run.record) {
             Ok(dir) => dir,
             Err(error) => {
-                error!(pod = wanted.pod.name, namespace = wanted.pod.namespace, %error, "cannot make a directory for a capture");
+                // Without a directory there is no record that could tell of it. Said once.
+                let (pod, namespace) = (wanted.pod.name.clone(), wanted.pod.namespace.clone());
+                if self.homeless.insert(wanted.key.clone(), wanted).is_none() {
+                    error!(pod, namespace, %error, "cannot make a directory for a capture; trying on");
+                }
                 return;
             }
         };
+        self.homeless.remove(&wanted.key);
         match &wanted.settings {
             Err(refusal) => self.refused(&mut run, refusal),
             Ok(_) => {
@@ -296,6 +314,7 @@ impl Engine {
     }
 
     fn gone(&mut self, key: &RunKey) {
+        self.homeless.remove(key);
         let known = self.of_key(key).map(|session| session.id);
         if let Some(session) = known.and_then(|id| self.sessions.get_mut(&id)) {
             session.withdraw();
@@ -329,7 +348,8 @@ impl Engine {
             session.live = now;
             if before != session.counted() || session.run.delivered != delivered {
                 session.run.delivered = delivered;
-                self.records.publish(&record(session));
+                // A change of state that could not be shown is tried again; counters will be with the next ones.
+                let _ = self.records.publish(&record(session));
             }
         }
     }
@@ -376,24 +396,26 @@ impl Engine {
         }
     }
 
-    /// Writes what changed to `run.json` and to the records; with `counters`, also runs of which only counters moved.
-    fn save_all(&mut self, counters: bool) {
+    /// Writes what changed to `run.json` and to the records; with `counters`, also runs of which only counters moved;
+    /// with `again`, also what could not be written before.
+    fn save_all(&mut self, counters: bool, again: bool) {
         for session in self.sessions.values_mut() {
-            let unsaved = std::mem::take(&mut session.unsaved);
-            if !unsaved && !(counters && !session.is_over()) {
+            let news = std::mem::take(&mut session.unsaved);
+            let changed = news || again && session.unwritten;
+            if !(changed || counters && !session.is_over()) {
                 continue;
             }
             session.run.delivered = session.progress.delivered();
             let kept = serde_json::to_vec_pretty(&session.run)
                 .map_err(|error| error.to_string())
                 .and_then(|json| session.dir.write_json(&json).map_err(|error| error.to_string()));
-            if let Err(error) = kept {
-                // Tried again at the next change or in some seconds; the files themselves are not harmed.
-                warn!(record = session.run.record, error, "cannot write run.json");
+            if let (Err(error), false) = (&kept, session.unwritten) {
+                // The files themselves are not harmed. Said once: it is tried until it succeeds.
+                warn!(record = session.run.record, error, "cannot write run.json; trying on");
             }
-            if unsaved && !session.run.expired {
-                self.records.publish(&record(session));
-            }
+            let show = news || changed && kept.is_ok();
+            let shown = !show || session.run.expired || self.records.publish(&record(session));
+            session.unwritten = kept.is_err() || !shown;
         }
     }
 
@@ -449,7 +471,7 @@ impl Engine {
             }
             session.unsaved = true;
         }
-        self.save_all(true);
+        self.save_all(true, true);
     }
 
     /// A tap that a worker still had when the taps were halted.

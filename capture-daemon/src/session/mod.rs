@@ -86,6 +86,8 @@ pub struct Session {
     live: Counters,
     /// Something of `run` is not on disk yet.
     unsaved: bool,
+    /// The data directory did not take it.
+    unwritten: bool,
 }
 
 /// What a session has of a tap that it or a worker holds.
@@ -175,6 +177,7 @@ impl Session {
             ticket: 0,
             live: Counters::default(),
             unsaved: true,
+            unwritten: false,
         };
         session.apply_limits();
         session

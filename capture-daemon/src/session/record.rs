@@ -8,8 +8,8 @@ use super::Session;
 /// Where records are shown: files beside the data, or an API server. What cannot be shown is logged there; the run
 /// itself does not depend on it.
 pub trait Records: Send {
-    /// Shows the record as it is now.
-    fn publish(&self, record: &PodCapture);
+    /// Shows the record as it is now. False when it is to be tried again: it cannot be shown for the moment.
+    fn publish(&self, record: &PodCapture) -> bool;
     /// Takes the record away.
     fn remove(&self, namespace: &str, record: &str);
 }
