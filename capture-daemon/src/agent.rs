@@ -78,7 +78,11 @@ pub fn run(config: &Config, manifests: &Path) -> Result<(), AgentError> {
     let attach_mode = loader.mode();
     let node = Node::new(
         config.node_name.clone(),
-        Limits { captures_per_namespace: config.caps.captures as usize, retry: RETRY },
+        Limits {
+            captures_per_namespace: config.caps.captures as usize,
+            retry: RETRY,
+            sockets_in_bulk: config.attach_mode.forced().is_none(),
+        },
         storage,
         rings,
         links,

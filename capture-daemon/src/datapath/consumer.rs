@@ -13,7 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::{
+    event::{EventfdFlags, Timespec, epoll, eventfd},
+    process::setpriority_process,
+    thread::gettid,
+};
 
 use super::{
     Counters, DatapathError, Ring,
@@ -24,6 +28,9 @@ use super::{
 const PERIOD: Duration = Duration::from_millis(100);
 /// Sleep while a sink is busy: a ring of 4 MiB takes some 30 ms to fill at the worst.
 const BUSY_PERIOD: Duration = Duration::from_millis(2);
+
+/// The thread's nice value.
+const PRIORITY: i32 = -10;
 
 /// Where the blocks of one ring go. Runs in the consumer's thread, so it must never wait for anything.
 pub trait BlockSink: Send {
@@ -89,7 +96,12 @@ impl Consumer {
         };
         let thread = thread::Builder::new()
             .name("consumer".into())
-            .spawn(move || worker.run())
+            .spawn(move || {
+                // A full-rate flood fills a ring in a few milliseconds, and others' work must not make it wait longer
+                // than that. Without the right to it (CAP_SYS_NICE) it is as patient as anybody.
+                let _ = setpriority_process(Some(gettid()), PRIORITY);
+                worker.run();
+            })
             .map_err(|source| DatapathError::Syscall { call: "start the consumer thread", source })?;
         Ok(Self { commands, wake, thread: Some(thread) })
     }

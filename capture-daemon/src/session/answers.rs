@@ -21,9 +21,9 @@ impl Session {
             return self.unwanted(node, answer);
         }
         self.phase = match (std::mem::replace(&mut self.phase, Phase::Between), answer) {
-            (Phase::Loading { interface, settings }, Answer::Loaded { ring, tap: Ok(mut tap) }) => {
+            (Phase::Loading { interface, settings, mode }, Answer::Loaded { ring, tap: Ok(mut tap) }) => {
                 let control = tap.control().clone();
-                let info = TapInfo { id: node.tap_number(), control, interface, ring, settings };
+                let info = TapInfo { id: node.tap_number(), control, interface, ring, settings, mode };
                 match self.consume(node, &mut tap, &info) {
                     Ok(()) => {
                         node.attach(self.id, ticket, tap, info.interface.clone());
@@ -45,7 +45,7 @@ impl Session {
             (Phase::Attaching { info }, Answer::Attached { tap, result }) => match result {
                 Ok(()) => {
                     self.run.started.get_or_insert_with(Timestamp::now);
-                    self.tapped(node, tap, info)
+                    self.tapped(tap, info)
                 }
                 Err(failure) => {
                     if let AttachFailure::Datapath(error) = failure {
@@ -62,7 +62,8 @@ impl Session {
             (Phase::Reloading { tap: old, info, settings }, Answer::Loaded { ring, tap: Ok(mut new) }) => {
                 let (control, interface) = (new.control().clone(), info.interface.clone());
                 new.control().set_halted(info.control.is_halted());
-                let next = TapInfo { id: node.tap_number(), control, interface, ring, settings };
+                let next =
+                    TapInfo { id: node.tap_number(), control, interface, ring, settings, mode: info.mode };
                 match self.consume(node, &mut new, &next) {
                     Ok(()) => {
                         node.take_over(self.id, ticket, old, new);
@@ -87,7 +88,7 @@ impl Session {
                 match result {
                     Ok(()) => {
                         self.retire(node, &old_tap, &old);
-                        self.tapped(node, new_tap, new)
+                        self.tapped(new_tap, new)
                     }
                     Err(error) => {
                         self.reject(new.settings.clone(), &error.to_string());
@@ -124,9 +125,9 @@ impl Session {
         Ok(())
     }
 
-    fn tapped(&mut self, node: &Node, tap: Tap, info: TapInfo) -> Phase {
+    fn tapped(&mut self, tap: Tap, info: TapInfo) -> Phase {
         self.run.interface = Some(info.interface.link.name.clone());
-        self.run.attach_mode = Some(node.attach_mode().to_owned());
+        self.run.attach_mode = Some(format!("{:?}", info.mode));
         self.show_capturing();
         self.unsaved = true;
         Phase::Tapped { tap, info }

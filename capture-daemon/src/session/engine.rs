@@ -191,7 +191,10 @@ impl Engine {
             Event::Request(RequestEvent::Listed) => self.listed(),
             Event::Link(event) => links.push(event),
             Event::Answer { session, ticket, answer } => match self.sessions.get_mut(&session) {
-                Some(session) => session.answer(&mut self.node, ticket, answer),
+                Some(session) => {
+                    session.answer(&mut self.node, ticket, answer);
+                    session.look_soon();
+                }
                 None => {
                     if let Answer::Loaded { ring, .. } = answer {
                         self.node.rings.release(ring);
@@ -201,16 +204,19 @@ impl Engine {
             Event::Limit { session, limit } => {
                 if let Some(session) = self.sessions.get_mut(&session) {
                     session.limit_reached(limit);
+                    session.look_soon();
                 }
             }
             Event::Storage { session, news } => {
                 if let Some(session) = self.sessions.get_mut(&session) {
                     session.storage(news);
+                    session.look_soon();
                 }
             }
             Event::Mended { session, files } => {
                 if let Some(session) = self.sessions.get_mut(&session) {
                     session.mended(files);
+                    session.look_soon();
                 }
             }
             Event::Shutdown => {}
@@ -219,8 +225,11 @@ impl Engine {
 
     /// One look at everything.
     fn turn(&mut self, now: Instant) {
+        self.node.attaching = self.sessions.values().filter(|session| session.is_attaching()).count();
         for session in self.sessions.values_mut() {
-            session.step(&mut self.node, now);
+            if now >= session.due {
+                session.step(&mut self.node, now);
+            }
         }
         let report = now.duration_since(self.reported) >= REPORT;
         if report {
@@ -348,6 +357,7 @@ impl Engine {
             session.live = now;
             if before != session.counted() || session.run.delivered != delivered {
                 session.run.delivered = delivered;
+                session.moved = true;
                 // A change of state that could not be shown is tried again; counters will be with the next ones.
                 let _ = self.records.publish(&record(session));
             }
@@ -402,11 +412,12 @@ impl Engine {
         for session in self.sessions.values_mut() {
             let news = std::mem::take(&mut session.unsaved);
             let changed = news || again && session.unwritten;
-            if !(changed || counters && !session.is_over()) {
+            if !(changed || counters && session.moved) {
                 continue;
             }
+            session.moved = false;
             session.run.delivered = session.progress.delivered();
-            let kept = serde_json::to_vec_pretty(&session.run)
+            let kept = serde_json::to_vec_pretty(&session.kept())
                 .map_err(|error| error.to_string())
                 .and_then(|json| session.dir.write_json(&json).map_err(|error| error.to_string()));
             if let (Err(error), false) = (&kept, session.unwritten) {

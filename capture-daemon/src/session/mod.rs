@@ -28,7 +28,10 @@ mod tap_settings;
 pub mod wanted;
 mod workers;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use capture_api::{DesiredState, Refusal, RunState, Settings};
 use jiff::Timestamp;
@@ -50,7 +53,7 @@ pub use self::{
     workers::Workers,
 };
 use crate::{
-    datapath::{Control, Counters, Tap},
+    datapath::{AttachMode, Control, Counters, Tap},
     pods::{HostInterface, LinkEvent, ResolveError, resolve},
     storage::RunDir,
 };
@@ -86,6 +89,10 @@ pub struct Session {
     live: Counters,
     /// Something of `run` is not on disk yet.
     unsaved: bool,
+    /// Counters have moved since `run` was written.
+    moved: bool,
+    /// When to look at the session again, if nothing happens before.
+    due: Instant,
     /// The data directory did not take it.
     unwritten: bool,
 }
@@ -100,6 +107,7 @@ struct TapInfo {
     ring: u32,
     /// The settings that it was made from.
     settings: Settings,
+    mode: AttachMode,
 }
 
 /// What a session is doing.
@@ -107,7 +115,7 @@ enum Phase {
     /// Nothing yet; looks again at this time, or when a link appears.
     Waiting { again: Instant },
     /// A worker compiles the filter and loads the first tap.
-    Loading { interface: HostInterface, settings: Settings },
+    Loading { interface: HostInterface, settings: Settings, mode: AttachMode },
     /// A worker attaches the tap.
     Attaching { info: TapInfo },
     /// Packets arrive.
@@ -178,6 +186,8 @@ impl Session {
             live: Counters::default(),
             unsaved: true,
             unwritten: false,
+            moved: false,
+            due: now,
         };
         session.apply_limits();
         session
@@ -201,6 +211,7 @@ impl Session {
 
     /// The request is new or has changed.
     fn request(&mut self, wanted: Wanted, now: Instant) {
+        self.due = now;
         match &wanted.settings {
             Ok(settings)
                 if self.run.state == RunState::Refused && self.run.settings.as_ref() != Some(settings) =>
@@ -244,6 +255,7 @@ impl Session {
     }
 
     fn end(&mut self, ending: Ending) {
+        self.look_soon();
         self.ending.get_or_insert(ending);
     }
 
@@ -287,9 +299,49 @@ impl Session {
         }
     }
 
+    /// What is kept of the run: what is counted now, too.
+    fn kept(&self) -> Run {
+        Run { counted: self.counted(), ..self.run.clone() }
+    }
+
+    /// Whether a tap is on its way to its interface.
+    fn is_attaching(&self) -> bool {
+        matches!(self.phase, Phase::Loading { .. } | Phase::Attaching { .. })
+    }
+
+    /// Something happened: the session is to be looked at in this turn.
+    fn look_soon(&mut self) {
+        self.due = Instant::now();
+    }
+
+    /// When the clock alone changes the goal or the phase.
+    fn next_look(&self, now: Instant, utc: Timestamp) -> Instant {
+        const AT_LEAST_EACH: Duration = Duration::from_secs(1);
+        let mut next = now + AT_LEAST_EACH;
+        if let Phase::Waiting { again } = self.phase {
+            next = next.min(again.max(now));
+        }
+        if let Some(settings) = &self.run.settings {
+            let (start, end) = self.window(settings);
+            for edge in [start, end] {
+                if let Ok(left) = Duration::try_from(edge.duration_since(utc))
+                    && edge > utc
+                {
+                    next = next.min(now + left);
+                }
+            }
+        }
+        next
+    }
+
     /// Takes the session towards its goal, as far as it gets without waiting.
     fn step(&mut self, node: &mut Node, now: Instant) {
-        let goal = self.goal(Timestamp::now());
+        let utc = Timestamp::now();
+        self.move_on(node, now, self.goal(utc));
+        self.due = self.next_look(now, utc);
+    }
+
+    fn move_on(&mut self, node: &mut Node, now: Instant, goal: Goal) {
         self.phase = match (std::mem::replace(&mut self.phase, Phase::Between), goal) {
             (Phase::Waiting { .. }, Goal::End(ending)) => self.conclude(&ending),
             (Phase::Waiting { .. }, Goal::Wait(start)) => {
@@ -363,8 +415,9 @@ impl Session {
             ));
         };
         let ticket = self.next_ticket();
-        node.load(self.id, ticket, &self.run, &settings, ring, false);
-        Phase::Loading { interface, settings }
+        let mode = node.mode_for_new();
+        node.load(self.id, ticket, &self.run, &settings, ring, mode, false);
+        Phase::Loading { interface, settings, mode }
     }
 
     /// Goes on, with another tap when the settings ask for one.
@@ -382,7 +435,7 @@ impl Session {
             return Phase::Tapped { tap, info };
         };
         let ticket = self.next_ticket();
-        node.load(self.id, ticket, &self.run, &settings, ring, true);
+        node.load(self.id, ticket, &self.run, &settings, ring, info.mode, true);
         Phase::Reloading { tap, info, settings }
     }
 
@@ -479,7 +532,9 @@ impl Session {
     /// News of a link.
     fn link(&mut self, event: &LinkEvent, now: Instant) {
         match &mut self.phase {
-            Phase::Waiting { again } if self.run.state == RunState::Pending => *again = now,
+            Phase::Waiting { again } if self.run.state == RunState::Pending => {
+                (*again, self.due) = (now, now)
+            }
             Phase::Attaching { info }
             | Phase::Tapped { info, .. }
             | Phase::Reloading { info, .. }
@@ -490,6 +545,9 @@ impl Session {
                     // Another link under the same index, or the pair now leads elsewhere.
                     LinkEvent::Changed(link) => link.index == tapped.index && link.peer != tapped.peer,
                 };
+                if self.interface_lost {
+                    self.due = now;
+                }
             }
             _ => {}
         }

@@ -21,6 +21,9 @@ use crate::{
     storage::{Rotation, RunDir, Storage, StorageError, StreamSpec},
 };
 
+/// So many taps are attached by tcx at once; those beyond become sockets.
+const MOST_TCX_AT_ONCE: usize = 4;
+
 /// What sessions may do on this node.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -28,6 +31,8 @@ pub struct Limits {
     pub captures_per_namespace: usize,
     /// How long a session waits before it looks again for what is not there.
     pub retry: Duration,
+    /// Whether taps may be attached as sockets when many are wanted at once.
+    pub sockets_in_bulk: bool,
 }
 
 /// The means of a node.
@@ -54,6 +59,8 @@ pub struct Node {
     pub workers: Workers,
     /// Where answers go.
     pub answers: Sender<Event>,
+    /// Sessions whose taps are being loaded or attached.
+    pub(super) attaching: usize,
     next_tap: u64,
     left: Vec<Tap>,
 }
@@ -114,11 +121,13 @@ impl Node {
             compiler,
             workers,
             answers,
+            attaching: 0,
             next_tap: 0,
             left: Vec::new(),
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "what a tap is made from, each by its name")]
     /// Has the filter compiled and a tap loaded; it is halted unless `running`, which a tap is that takes over.
     pub(super) fn load(
         &self,
@@ -127,6 +136,7 @@ impl Node {
         run: &Run,
         settings: &Settings,
         ring: u32,
+        mode: AttachMode,
         running: bool,
     ) {
         let (compiler, loader, clock) = (&self.compiler, Arc::clone(&self.loader), Arc::clone(&self.clock));
@@ -140,7 +150,7 @@ impl Node {
                 })
                 .and_then(|filter| {
                     let tap = loader
-                        .load(filter.as_deref(), &fixed, ring, loader.mode())
+                        .load(filter.as_deref(), &fixed, ring, mode)
                         .map_err(|error| LoadFailure::Datapath(error.to_string()))?;
                     clock.register(tap.control());
                     tap.control().set_halted(!running);
@@ -244,11 +254,15 @@ impl Node {
         self.next_tap
     }
 
-    /// How taps are attached, as records show it.
-    pub(super) fn attach_mode(&self) -> &'static str {
-        match self.loader.mode() {
-            AttachMode::Tcx => "Tcx",
-            AttachMode::Socket => "Socket",
+    /// How the next tap is to be attached. By tcx each one holds up all changes of the node's links for two grace
+    /// periods, 25 ms; when many pods want to be captured at once the others are attached as sockets, which takes no
+    /// time, and stay so.
+    pub(super) fn mode_for_new(&mut self) -> AttachMode {
+        self.attaching += 1;
+        if self.limits.sockets_in_bulk && self.attaching > MOST_TCX_AT_ONCE {
+            AttachMode::Socket
+        } else {
+            self.loader.mode()
         }
     }
 
