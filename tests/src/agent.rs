@@ -24,6 +24,8 @@ pub struct Agent {
     disk: Option<Disk>,
     scratch: Scratch,
     arguments: Vec<String>,
+    /// Bytes in its log when it was started.
+    logged: usize,
 }
 
 impl Agent {
@@ -62,7 +64,7 @@ impl Agent {
             arguments.extend(["--config".to_owned(), file.display().to_string()]);
         }
         let process = spawn(scratch.path(), &arguments)?;
-        Ok(Self { process, disk, scratch, arguments })
+        Ok(Self { process, disk, scratch, arguments, logged: 0 })
     }
 
     /// Starts it again on the same directories, after [`stop`](Self::stop) or [`kill`](Self::kill).
@@ -74,7 +76,26 @@ impl Agent {
         if status.exists() {
             std::fs::remove_dir_all(status)?;
         }
+        self.start_as_it_is()
+    }
+
+    /// As [`start_again`](Self::start_again), and records stay.
+    pub fn start_as_it_is(&mut self) -> Result<()> {
+        self.logged = usize::try_from(std::fs::metadata(self.log_file())?.len())?;
         self.process = spawn(self.scratch.path(), &self.arguments)?;
+        Ok(())
+    }
+
+    /// Waits until the agent that was started last takes requests.
+    pub fn wait_ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + SOON;
+        // Its log goes on in the file of the one before.
+        while !std::fs::read_to_string(self.log_file())?[self.logged..].contains("\"message\":\"ready\"") {
+            if Instant::now() > deadline || !self.process.running() {
+                bail!("the agent does not become ready:\n{}", self.log());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
         Ok(())
     }
 
