@@ -23,7 +23,8 @@ impl Attached {
         // Columns: address, references, type, protocol, interface.
         let bound = list.lines().skip(1).filter(|line| line.split_whitespace().nth(4) == Some(index));
         let number = index.parse()?;
-        Ok(Self { tcx: tcx(number, INGRESS)? + tcx(number, EGRESS)?, sockets: u32::try_from(bound.count())? })
+        let tcx = [tcx(number, INGRESS)?, tcx(number, EGRESS)?].into_iter().flatten().sum();
+        Ok(Self { tcx, sockets: u32::try_from(bound.count())? })
     }
 
     /// Whether anything does.
@@ -32,11 +33,17 @@ impl Attached {
     }
 }
 
+/// Whether this kernel has tcx (Linux 6.6).
+pub fn tcx_exists() -> Result<bool> {
+    const LOOPBACK: u32 = 1;
+    Ok(tcx(LOOPBACK, INGRESS)?.is_some())
+}
+
 const INGRESS: u32 = 46;
 const EGRESS: u32 = 47;
 
-/// How many tcx programs there are, by `BPF_PROG_QUERY` (tcx: kernel 6.6).
-fn tcx(index: u32, attach_type: u32) -> Result<u32> {
+/// How many tcx programs there are, by `BPF_PROG_QUERY`; none at all when the kernel knows no tcx.
+fn tcx(index: u32, attach_type: u32) -> Result<Option<u32>> {
     const PROG_QUERY: libc::c_long = 16;
     // `union bpf_attr`, its member `query`, in 32-bit words; word 6 is the count.
     let mut query = [0u32; 16];
@@ -46,12 +53,13 @@ fn tcx(index: u32, attach_type: u32) -> Result<u32> {
     // SAFETY: the kernel reads and writes `size` bytes at most; no other pointer is set.
     let status = unsafe { libc::syscall(libc::SYS_bpf, PROG_QUERY, query.as_mut_ptr(), size) };
     if status == 0 {
-        return Ok(query[6]);
+        return Ok(Some(query[6]));
     }
     let error = std::io::Error::last_os_error();
     match error.raw_os_error() {
-        // Nothing was ever attached, or the kernel knows no tcx.
-        Some(libc::ENOENT | libc::EINVAL) => Ok(0),
+        // Nothing was ever attached.
+        Some(libc::ENOENT) => Ok(Some(0)),
+        Some(libc::EINVAL) => Ok(None),
         _ => bail!("BPF_PROG_QUERY: {error}"),
     }
 }
