@@ -8,6 +8,7 @@ pub mod attached;
 pub mod blocks;
 pub mod disk;
 pub mod manifest;
+pub mod memory;
 pub mod pods;
 pub mod process;
 pub mod record;

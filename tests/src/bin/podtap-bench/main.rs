@@ -12,7 +12,6 @@ mod http;
 mod kernel_cost;
 mod machine;
 mod many;
-mod memory;
 mod netlink;
 mod one;
 mod report;

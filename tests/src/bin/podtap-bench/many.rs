@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use podtap_tests::agent::{ATTACHED, Agent};
 use podtap_tests::manifest;
+use podtap_tests::memory;
 use podtap_tests::pods::{Pod, Pods};
 
 use crate::bench::Bench;
 use crate::bpf::{Before, EmptyProgram, Hook};
 use crate::kernel_cost::index;
-use crate::memory;
 use crate::netlink::Links;
 use crate::report::{Judged, Measure, Row, Target};
 use crate::stats::Values;

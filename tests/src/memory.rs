@@ -7,20 +7,22 @@ use anyhow::{Context as _, Result};
 
 /// Bytes of a process's own memory, and of the BPF objects that it holds.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Memory {
-    pub(crate) own: u64,
-    pub(crate) kernel_objects: u64,
+pub struct Memory {
+    /// Its own, shared pages in proportion.
+    pub own: u64,
+    /// Maps and programs, rings among them.
+    pub kernel_objects: u64,
 }
 
 impl Memory {
     /// Both together.
-    pub(crate) const fn total(self) -> u64 {
+    pub const fn total(self) -> u64 {
         self.own + self.kernel_objects
     }
 }
 
 /// Looks at a process. Rings that it maps are counted with the BPF objects only.
-pub(crate) fn of(process: u32) -> Result<Memory> {
+pub fn of(process: u32) -> Result<Memory> {
     let maps = fs::read_to_string(format!("/proc/{process}/smaps")).context("smaps")?;
     let mut own = 0;
     let mut counts = true;
