@@ -223,6 +223,53 @@ fn an_agent_told_to_stop_under_load_stops_at_once_and_closes_every_file() {
 
 #[test]
 #[ignore = "needs root: cargo xtask test --kernel"]
+fn an_agent_told_to_stop_while_it_attaches_leaves_the_rest_to_the_next() {
+    let mut load = Load::new();
+    let mut agent = Agent::start_with("hurry", CONFIGURATION, &[]).unwrap();
+    agent.wait_ready().unwrap();
+    load.start();
+    for pod in load.pods() {
+        agent.apply(&format!("{}.yaml", pod.name), &labelled(pod, &[("filter", "udp port 9000")])).unwrap();
+    }
+    let mut worst = Duration::ZERO;
+    // While filters are compiled, taps loaded, attached, the last ones attached.
+    for milliseconds in [0, 10, 30, 60, 100, 150] {
+        std::thread::sleep(Duration::from_millis(milliseconds));
+        let told = Instant::now();
+        assert!(agent.stop().unwrap().success());
+        worst = worst.max(told.elapsed());
+        assert_eq!(load.attached(), 0);
+        for record in agent.records().unwrap() {
+            for file in on_disk(&record) {
+                let read = blocks::read(&file).unwrap();
+                assert!(!read.statistics.is_empty(), "{} is not closed", file.display());
+            }
+        }
+        agent.start_again().unwrap();
+        agent.wait_ready().unwrap();
+    }
+    assert!(worst < Duration::from_secs(5), "{worst:?}");
+    agent.wait("all to be captured", SOON, |records| all_attached(records).then_some(())).unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    load.sending.clear();
+    for pod in load.pods() {
+        agent.apply(&format!("{}.yaml", pod.name), &self::pod(pod)).unwrap();
+    }
+    agent
+        .wait("all to be over", SOON, |records| {
+            records.iter().all(|record| record.state() == "Stopped").then_some(())
+        })
+        .unwrap();
+    for record in agent.records().unwrap() {
+        let (found, _) = packets(&record.files());
+        assert!(!found.is_empty() && found.is_sorted_by(|one, next| one < next), "{}", record.name());
+        assert_eq!((record.packets(), record.dropped()), (found.len() as u64, 0), "{}", record.name());
+    }
+    eprintln!("over after {worst:?} at most");
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test --kernel"]
 fn an_agent_killed_at_any_moment_leaves_nothing_that_stops_the_next() {
     let pods = Pods::with(&["a", "b"]).unwrap();
     let (a, b) = (pods.pod("a"), pods.pod("b"));

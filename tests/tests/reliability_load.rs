@@ -67,7 +67,9 @@ fn a_flood_in_one_pod_costs_another_no_packet() {
     let (loud, quiet, b) = (pods.pod("loud"), pods.pod("quiet"), pods.pod("b"));
     let _sink = sink(b, PORT).unwrap();
     for frame in [64, 1400] {
-        let mut agent = Agent::start("neighbour").unwrap();
+        // As much as it can, without an end.
+        const CONFIGURATION: &str = "defaults: {bytes: 100Gi, rotation: {files: 4}}\ncaps: {bytes: 100Gi}\n";
+        let mut agent = Agent::start_with("neighbour", CONFIGURATION, &[]).unwrap();
         for one in [loud, quiet] {
             agent.apply(&format!("{}.yaml", one.name), &labelled(one, &[FILTER])).unwrap();
             agent.wait_pod(&one.name, &ATTACHED).unwrap();
