@@ -88,9 +88,9 @@ fn a_child_that_hangs_is_killed_and_leaves_no_zombie() {
     let compiler = scripted("exec sleep 30");
     let started = Instant::now();
     let error = compiler.compile("a", "tcp").expect_err("no answer");
-    assert!(error.to_string().contains("longer than 2 s"), "{error}");
+    assert!(error.to_string().contains("longer than 5 s"), "{error}");
     let took = started.elapsed();
-    assert!(took > Duration::from_millis(1900) && took < Duration::from_millis(2600), "{took:?}");
+    assert!(took > Duration::from_millis(4900) && took < Duration::from_millis(6000), "{took:?}");
     assert_eq!(children(), 0);
 }
 

@@ -14,8 +14,9 @@ use super::answer::{self, MAX_ANSWER};
 use crate::text::MAX_TEXT;
 use crate::{ClassicProgram, FilterError, compile, sandbox};
 
-/// Longest time that an answer may take, however little the child computes.
-pub const WALL_CLOCK: Duration = Duration::from_secs(2);
+/// Longest time that an answer may take, however little the child computes: on a node with no CPU time to spare, its
+/// one second of that may last long, and a refusal is for good.
+pub const WALL_CLOCK: Duration = Duration::from_secs(5);
 
 /// What a `main` runs when it is started as [`ChildCommand`] says: reads a text from standard input until its end,
 /// compiles it, and writes the answer to standard output, after giving up everything that this does not take.
