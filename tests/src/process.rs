@@ -109,6 +109,11 @@ pub fn program(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Whether `PODTAP_SLOW_MACHINE` is set: on an emulated machine, how fast something is says nothing.
+pub fn is_slow_machine() -> bool {
+    std::env::var_os("PODTAP_SLOW_MACHINE").is_some()
+}
+
 /// Cargo's target directory.
 pub fn target() -> PathBuf {
     let mut root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));

@@ -7,7 +7,7 @@ use podtap_tests::agent::{ATTACHED, Agent, SOON};
 use podtap_tests::attached::Attached;
 use podtap_tests::manifest::{labelled, pod};
 use podtap_tests::pods::Pods;
-use podtap_tests::process::program;
+use podtap_tests::process::{is_slow_machine, program};
 use podtap_tests::tools::agree;
 use podtap_tests::traffic::{Flood, sink};
 
@@ -18,6 +18,7 @@ fn unfinished_runs_go_on_and_finished_ones_do_not() {
     let (a, b, c) = (pods.pod("a"), pods.pod("b"), pods.pod("c"));
     let _sink = sink(b, 9000).unwrap();
     let mut agent = Agent::start("restart").unwrap();
+    let soon = if is_slow_machine() { SOON } else { Duration::from_secs(2) };
     let filter = ("filter", "udp port 9000");
     agent.apply("a.yaml", &labelled(a, &[filter, ("max-packets", "250")])).unwrap();
     agent.apply("c.yaml", &labelled(c, &[filter, ("max-packets", "50")])).unwrap();
@@ -39,7 +40,7 @@ fn unfinished_runs_go_on_and_finished_ones_do_not() {
         if round < 2 {
             agent.start_again().unwrap();
             agent
-                .wait("attached again", Duration::from_secs(2), |records| {
+                .wait("attached again", soon, |records| {
                     records
                         .iter()
                         .any(|r| {

@@ -28,7 +28,8 @@ pub(super) const ENDED: &str = "test program ended:";
 
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox --install -s /bin
-export PATH=/usr/sbin:/usr/bin:/bin HOME=/ PODTAP_BIN_DIR=/podtap PODTAP_SCRATCH=/scratch PODTAP_OWN_READER_ONLY=1
+export PATH=/usr/sbin:/usr/bin:/bin HOME=/ PODTAP_BIN_DIR=/podtap PODTAP_SCRATCH=/scratch
+export PODTAP_OWN_READER_ONLY=1 PODTAP_SLOW_MACHINE=1
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
