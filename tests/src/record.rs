@@ -115,6 +115,11 @@ impl Record {
         self.number(&format!("/status/drops/{cause}"))
     }
 
+    /// Packets that came after a limit was reached: no loss.
+    pub fn beyond_limit(&self) -> u64 {
+        self.number("/status/beyondLimit")
+    }
+
     /// How many bytes it has written, for people.
     pub fn size(&self) -> &str {
         self.text("/status/size")

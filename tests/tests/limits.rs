@@ -24,6 +24,8 @@ fn a_limit_of_packets_is_exact() {
     Flood::new(a, b, PORT, 20_000).run().unwrap();
     let record = agent.wait_pod("a", &["Completed"]).unwrap();
     assert_eq!(record.packets(), 100);
+    let counted = record.packets() + record.dropped() + record.beyond_limit();
+    assert_eq!(record.from_pod().matched, counted, "{}", record.json());
     assert_eq!(record.numbers(PORT).unwrap(), (0..100).collect::<Vec<u64>>());
     assert_eq!(record.files().len(), 1);
     assert_eq!(agree(&record.files()[0]).unwrap(), 100);
@@ -42,6 +44,8 @@ fn a_limit_of_bytes_is_kept() {
     let record = agent.wait_pod("a", &["Completed"]).unwrap();
     let bytes: u64 = record.files().iter().map(|file| file.metadata().unwrap().len()).sum();
     assert_eq!(bytes, record.bytes());
+    let counted = record.packets() + record.dropped() + record.beyond_limit();
+    assert_eq!(record.from_pod().matched, counted, "{}", record.json());
     assert!((900 << 10..=1 << 20).contains(&bytes), "{bytes}");
     let numbers = record.numbers(PORT).unwrap();
     assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>());

@@ -110,7 +110,8 @@ impl Progress {
         self.storage_drops.store(self.storage_drops.load(Relaxed) + 1, Relaxed);
     }
 
-    pub(super) fn count_beyond_limit(&self) {
-        self.beyond_limit.store(self.beyond_limit.load(Relaxed) + 1, Relaxed);
+    /// So many packets more came after a limit was reached, before their tap was off.
+    pub(super) fn count_beyond_limit(&self, packets: u64) {
+        self.beyond_limit.store(self.beyond_limit.load(Relaxed) + packets, Relaxed);
     }
 }

@@ -85,7 +85,6 @@ impl<F: Fn(Limit) + Send> CaptureSink<F> {
             self.done = true;
             (self.on_limit)(limit);
         }
-        self.progress.count_beyond_limit();
         Take::Done
     }
 
@@ -135,6 +134,11 @@ impl<F: Fn(Limit) + Send> BlockSink for CaptureSink<F> {
 
     fn finish(mut self: Box<Self>, counters: &Counters) {
         self.tally.counters = *counters;
+        if self.done {
+            // The consumer has thrown them away without showing them here.
+            let dealt_with = self.tally.delivered + self.tally.refused;
+            self.progress.count_beyond_limit(counters.total().captured.saturating_sub(dealt_with));
+        }
         self.report_bytes();
         self.stream.close(self.tally.block());
     }
