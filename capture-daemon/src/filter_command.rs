@@ -8,7 +8,7 @@ use capture_filter::insn::Listing;
 use capture_filter::kernel::{KernelError, LoadedFilter};
 use capture_filter::savefile::{self, SavefileError};
 use capture_filter::translate::MAX_CODE;
-use capture_filter::{Compiler, Filter, FilterError};
+use capture_filter::{Compiler, Filter, FilterError, Flavour};
 use thiserror::Error;
 
 /// Why `filter explain` or `filter test` gave no result.
@@ -59,7 +59,7 @@ pub fn explain(expression: &str, out: &mut impl Write) -> Result<(), FilterComma
 /// When the expression is refused, the file is damaged or not of Ethernet, the kernel refuses, or `out` fails.
 pub fn test(expression: &str, file: &Path, out: &mut impl Write) -> Result<(), FilterCommandError> {
     let filter = compiled(expression)?;
-    let loaded = LoadedFilter::load(&filter.translation().code)?;
+    let loaded = LoadedFilter::load(&filter)?;
     let (mut matched, mut total, mut cut) = (0u64, 0u64, 0u64);
     savefile::for_each(file, |frame| {
         matched += u64::from(loaded.matches(frame.bytes)?);
@@ -83,9 +83,10 @@ fn write_listings(filter: &Filter, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "; classic BPF, by libpcap: {} instructions", classic.instructions().len())?;
     write!(out, "{classic}")?;
     writeln!(out)?;
-    let translation = filter.translation();
-    let count = translation.code.len();
-    writeln!(out, "; eBPF, as it becomes part of the kernel program: {count} instructions, {MAX_CODE} fit")?;
+    let translation = filter.translation(Flavour::Portable);
+    let (count, direct) = (translation.code.len(), filter.translation(Flavour::Direct).code.len());
+    writeln!(out, "; eBPF, as socket programs run it: {count} instructions, {MAX_CODE} fit")?;
+    writeln!(out, "; (tc programs try each skb[] load in the packet's memory first: {direct} instructions)")?;
     let listing = Listing(&translation.code).to_string();
     for (index, line) in listing.lines().enumerate() {
         match translation.metadata {
@@ -117,7 +118,8 @@ mod tests {
         let heads: Vec<&str> = listings.lines().filter(|line| line.starts_with(';')).collect();
         let expected = [
             "; classic BPF, by libpcap: 6 instructions",
-            "; eBPF, as it becomes part of the kernel program: 29 instructions, 8192 fit",
+            "; eBPF, as socket programs run it: 29 instructions, 8192 fit",
+            "; (tc programs try each skb[] load in the packet's memory first: 51 instructions)",
             "; the VLAN tag in the frame, or none",
             "; the VLAN tag in the kernel's metadata",
         ];

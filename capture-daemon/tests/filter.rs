@@ -76,7 +76,7 @@ fn explain_lists_both_programs() {
         "{listing}"
     );
     assert!(
-        listing.contains("\n; eBPF, as it becomes part of the kernel program: 29 instructions"),
+        listing.contains("\n; eBPF, as socket programs run it: 29 instructions"),
         "{listing}"
     );
     assert!(listing.contains("\n(010) exit\n"), "{listing}");

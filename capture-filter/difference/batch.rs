@@ -1,48 +1,63 @@
-//! Up to 32 filters in one program, run over the same packet in one system call.
+//! Up to 32 filters in one tc program, each in both flavours, run over the same packet at once.
 //!
-//! The program calls each as a function (so that `LD_ABS` ends no more than that one) and returns a bit for each. Before,
-//! it makes of the packet what a test run cannot be given: a VLAN tag in metadata, by `bpf_skb_vlan_push`; and the types
-//! IPv4 and IPv6 in a frame too short for their headers, by writing the type late.
+//! The program calls each as a function (so that `LD_ABS` ends no more than that one), leaves a bit for each in a map and
+//! drops the packet. Before, it makes of the packet what it cannot be from the start: a VLAN tag in metadata, by
+//! `bpf_skb_vlan_push`; and, in a test run, the types IPv4 and IPv6 in a frame too short for their headers, by writing
+//! the type late.
 
 use std::io;
 use std::os::fd::OwnedFd;
 
-use capture_filter::Filter;
 use capture_filter::classic::Alu;
 use capture_filter::insn::{Insn, Jump, Reg, Test};
 use capture_filter::kernel::KernelError;
 use capture_filter::kernel::sys::{self, FunctionInfo, ProgramType, TestContext};
+use capture_filter::{Filter, Flavour};
 
 use super::MetadataTag;
+use super::loopback::Loopback;
+use super::verdicts::{Verdicts, VerdictsMap};
 
-/// Most filters of a batch: the bits of a test run's result.
+/// Most filters of a batch: the bits of a word.
 pub(crate) const MAX_FILTERS: usize = 32;
 
-// Words of the context's `cb`, at its offset in struct __sk_buff.
-const CB: i16 = 48;
-const TAG_PROTOCOL: usize = 0;
-const TAG_TCI: usize = 1;
-const LATE_TYPE: usize = 2;
+// Fields of struct __sk_buff (include/uapi/linux/bpf.h), by offset.
+/// Protocol and control information of the tag to push, or 0.
+const MARK: i16 = 8;
+/// The type to write late, or 0.
+const PRIORITY: i16 = 32;
 // Helpers, include/uapi/linux/bpf.h.
 const SKB_STORE_BYTES: i32 = 9;
 const SKB_VLAN_PUSH: i32 = 18;
+/// `TC_ACT_SHOT`
+const DROP: u32 = 2;
+
+/// Whose verdicts are where: each in a register while filters run, then in a word of the map.
+const FLAVOURS: [(Flavour, Reg); 2] = [(Flavour::Portable, Reg::R7), (Flavour::Direct, Reg::R8)];
 
 pub(crate) struct Batch {
     program: OwnedFd,
+    verdicts: VerdictsMap,
 }
 
 impl Batch {
     pub(crate) fn load<'a>(filters: impl ExactSizeIterator<Item = &'a Filter>) -> Result<Self, KernelError> {
         assert!(filters.len() <= MAX_FILTERS);
-        let count = filters.len();
-        let mut code = driver(count);
+        let verdicts = VerdictsMap::new().map_err(|source| KernelError {
+            call: "making a map",
+            detail: String::new(),
+            source,
+        })?;
+        let count = filters.len() * FLAVOURS.len();
+        let (mut code, mut calls) = driver(filters.len(), &verdicts);
         let mut starts = vec![0];
-        let first_call = code.len() - 2 - count * 4 + 1;
-        for (index, filter) in filters.enumerate() {
-            let call = first_call + index * 4;
-            code[call].imm = (code.len() - call - 1) as i32;
-            starts.push(code.len() as u32);
-            code.extend_from_slice(&filter.translation().code);
+        for filter in filters {
+            for (flavour, _) in FLAVOURS {
+                let call = calls.next().expect("there is a call of each");
+                code[call].imm = (code.len() - call - 1) as i32;
+                starts.push(code.len() as u32);
+                code.extend_from_slice(&filter.translation(flavour).code);
+            }
         }
         let btf = sys::load_btf(&types(count))?;
         let functions: Vec<FunctionInfo> = starts
@@ -50,36 +65,62 @@ impl Batch {
             .zip(FIRST_FUNCTION..)
             .map(|(&insn_off, type_id)| FunctionInfo { insn_off, type_id })
             .collect();
-        Ok(Self { program: sys::load(ProgramType::Classifier, &code, Some((&btf, &functions)))? })
+        let program = sys::load(ProgramType::Classifier, &code, Some((&btf, &functions)))?;
+        Ok(Self { program, verdicts })
     }
 
-    /// Runs all filters: bit N is set when filter N matches. A frame of 14 bytes or less, or longer than a page, is EINVAL.
-    pub(crate) fn run(&self, frame: &[u8], tag: Option<MetadataTag>) -> io::Result<u32> {
+    /// Runs all filters. A frame of 14 bytes or less, or longer than a page, is EINVAL.
+    pub(crate) fn run(&self, frame: &[u8], tag: Option<MetadataTag>) -> io::Result<Verdicts> {
         let mut context = TestContext::default();
-        if let Some(tag) = tag {
-            context.cb[TAG_PROTOCOL] = u32::from(tag.protocol.to_be());
-            context.cb[TAG_TCI] = u32::from(tag.tci);
-        }
+        context.mark = mark(tag);
         let short_ip =
             frame.len() < 14 + 40 && matches!(frame.get(12..14), Some([0x08, 0x00] | [0x86, 0xdd]));
-        if !short_ip {
-            return sys::test_run(&self.program, frame, Some(&context));
+        if short_ip {
+            // 16 bits in the order of memory, and a bit that says so.
+            context.priority = u32::from(u16::from_ne_bytes([frame[12], frame[13]])) | 0x1_0000;
+            let mut frame = frame.to_vec();
+            frame[12..14].fill(0xff);
+            sys::test_run(&self.program, &frame, Some(&context))?;
+        } else {
+            sys::test_run(&self.program, frame, Some(&context))?;
         }
-        // 16 bits in the order of memory, and a bit that says so.
-        context.cb[LATE_TYPE] = u32::from(u16::from_ne_bytes([frame[12], frame[13]])) | 0x1_0000;
-        let mut frame = frame.to_vec();
-        frame[12..14].fill(0xff);
-        sys::test_run(&self.program, &frame, Some(&context))
+        self.verdicts.read()
+    }
+
+    /// The same with packets that a device sends. `None` on kernels before 6.6, which have no tcx.
+    pub(crate) fn on<'a>(&'a self, device: &'a Loopback) -> io::Result<Option<Sent<'a>>> {
+        Ok(device.attach(&self.program)?.map(|link| Sent { batch: self, device, _link: link }))
     }
 }
 
-/// The function in front of the filters: its last instructions are 4 for each filter, and 2.
-fn driver(count: usize) -> Vec<Insn> {
-    let cb = |word: usize| CB + 4 * word as i16;
+/// A batch on a loopback device.
+pub(crate) struct Sent<'a> {
+    batch: &'a Batch,
+    device: &'a Loopback,
+    _link: OwnedFd,
+}
+
+impl Sent<'_> {
+    /// Runs all filters over a frame of 14 bytes or more. Of one of a page or more, only the first `linear` bytes (and 14)
+    /// are where a program can read them directly.
+    pub(crate) fn run(&self, frame: &[u8], tag: Option<MetadataTag>, linear: u16) -> io::Result<Verdicts> {
+        self.device.send(frame, mark(tag), linear)?;
+        self.batch.verdicts.read()
+    }
+}
+
+fn mark(tag: Option<MetadataTag>) -> u32 {
+    tag.map_or(0, |tag| u32::from(tag.protocol.to_be()) << 16 | u32::from(tag.tci))
+}
+
+/// The function in front of the filters, and where in it they are called.
+fn driver(filters: usize, verdicts: &VerdictsMap) -> (Vec<Insn>, impl Iterator<Item = usize> + use<>) {
     let call = |helper| Insn { code: 0x85, dst: 0, src: 0, off: 0, imm: helper };
     let packet = Reg::R6;
-    let store_bytes = [
-        Insn::load32(Reg::R1, packet, cb(LATE_TYPE)),
+    let mut code = vec![Insn::copy64(packet, Reg::R1)];
+    code.extend(FLAVOURS.map(|(_, bits)| Insn::set(bits, 0)));
+    code.extend([
+        Insn::load32(Reg::R1, packet, PRIORITY),
         Jump::If32(Test::Equal, Reg::R1, 0).insn(8),
         Insn::store64(Reg::R10, -8, Reg::R1),
         Insn::copy64(Reg::R1, packet),
@@ -89,27 +130,31 @@ fn driver(count: usize) -> Vec<Insn> {
         Insn::set(Reg::R4, 2),
         Insn::set(Reg::R5, 0),
         call(SKB_STORE_BYTES),
-    ];
-    let push_tag = [
-        Insn::load32(Reg::R2, packet, cb(TAG_PROTOCOL)),
-        Jump::If32(Test::Equal, Reg::R2, 0).insn(3),
-        Insn::load32(Reg::R3, packet, cb(TAG_TCI)),
+    ]);
+    code.extend([
+        Insn::load32(Reg::R2, packet, MARK),
+        Jump::If32(Test::Equal, Reg::R2, 0).insn(5),
+        Insn::copy(Reg::R3, Reg::R2),
+        Insn::alu(Alu::And, Reg::R3, 0xffff),
+        Insn::alu(Alu::Rsh, Reg::R2, 16),
         Insn::copy64(Reg::R1, packet),
         call(SKB_VLAN_PUSH),
-    ];
-    let mut code = vec![Insn::copy64(packet, Reg::R1), Insn::set(Reg::R7, 0)];
-    code.extend(store_bytes);
-    code.extend(push_tag);
-    for bit in 0..count {
-        code.push(Insn::copy64(Reg::R1, packet));
-        // BPF_PSEUDO_CALL; where to is filled in later.
-        code.push(Insn { code: 0x85, dst: 0, src: 1, off: 0, imm: 0 });
-        code.push(Jump::If32(Test::Equal, Reg::R0, 0).insn(1));
-        code.push(Insn::alu(Alu::Or, Reg::R7, 1 << bit));
+    ]);
+    let mut calls = Vec::with_capacity(filters * FLAVOURS.len());
+    for bit in 0..filters {
+        for (_, bits) in FLAVOURS {
+            code.push(Insn::copy64(Reg::R1, packet));
+            calls.push(code.len());
+            // BPF_PSEUDO_CALL; where to is filled in later.
+            code.push(Insn { code: 0x85, dst: 0, src: 1, off: 0, imm: 0 });
+            code.push(Jump::If32(Test::Equal, Reg::R0, 0).insn(1));
+            code.push(Insn::alu(Alu::Or, bits, 1 << bit));
+        }
     }
-    code.push(Insn::copy(Reg::R0, Reg::R7));
+    code.extend(verdicts.store(&FLAVOURS.map(|(_, bits)| bits)));
+    code.push(Insn::set(Reg::R0, DROP));
     code.push(Insn::EXIT);
-    code
+    (code, calls.into_iter())
 }
 
 /// Type ids: u32, struct __sk_buff, a pointer to it, a function of it, and then the functions.

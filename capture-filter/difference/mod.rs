@@ -1,10 +1,13 @@
 //! What the kernel makes of a filter against what libpcap's interpreter makes of it: shared by the tests and the fuzzer.
 
 pub(crate) mod batch;
+mod calls;
 pub(crate) mod expressions;
+pub(crate) mod loopback;
 pub(crate) mod packets;
 pub(crate) mod programs;
 pub(crate) mod random;
+pub(crate) mod verdicts;
 
 use capture_filter::classic::Op;
 use capture_filter::{ClassicProgram, Filter, FilterError, compile};

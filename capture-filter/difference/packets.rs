@@ -1,5 +1,6 @@
 //! Frames as filters like them: well-formed ones of many protocols, and what is left of them after accidents.
 
+use super::loopback::MIN_PARTED;
 use super::random::Random;
 
 pub(crate) const MACS: [[u8; 6]; 5] = [
@@ -64,6 +65,20 @@ pub(crate) fn frame(random: &mut Random) -> Vec<u8> {
         _ => {}
     }
     frame
+}
+
+/// A frame made long enough to be of two parts, now and then a very long one, and the length of its first part: mostly one
+/// that ends among the headers.
+pub(crate) fn parted(random: &mut Random) -> (Vec<u8>, u16) {
+    let mut frame = frame(random);
+    frame.resize(frame.len().max(14), 0);
+    let first = if random.once_in(8) { random.below(MIN_PARTED) } else { random.below(frame.len() + 8) };
+    let longest = if random.once_in(64) { 200_000 } else { MIN_PARTED + 500 };
+    let length = MIN_PARTED + random.below(longest - MIN_PARTED + 1);
+    let start = frame.len();
+    frame.resize(length, 0);
+    random.fill(&mut frame[start..]);
+    (frame, first as u16)
 }
 
 fn whole(random: &mut Random) -> Vec<u8> {

@@ -22,7 +22,7 @@ use anyhow::{Context, Result, bail};
 const HELP: &str = "\
 Compares filters in the kernel with libpcap's interpreter, and feeds the filter compiler hostile texts.
 
-  --comparisons N  comparisons to make, one expression over one packet each [default: 100000000]
+  --comparisons N  comparisons to make, one expression in both flavours over one packet each [default: 100000000]
   --seconds N      end after this time, however many were made
   --seed N         repeat a run [default: the time]
   --threads N      threads that compare [default: one a processor]";
@@ -73,6 +73,8 @@ struct Progress {
     /// Expressions that libpcap or we refuse, or whose meaning libpcap leaves open.
     refused: AtomicU64,
     through_sockets: AtomicU64,
+    /// Over packets of several parts.
+    parted: AtomicU64,
     texts: AtomicU64,
     programs: AtomicU64,
     exhausted: AtomicU64,
@@ -170,10 +172,11 @@ fn main() -> Result<ExitCode> {
 fn line(progress: &Progress) -> String {
     let get = Progress::get;
     format!(
-        "{} comparisons ({} matches, {} through sockets) of {} expressions ({} more refused); {} hostile texts: {} programs, \
-         {} cut off, the others refused",
+        "{} comparisons ({} matches, {} over packets in parts, {} through sockets) of {} expressions ({} more refused); {} \
+         hostile texts: {} programs, {} cut off, the others refused",
         get(&progress.comparisons),
         get(&progress.matches),
+        get(&progress.parted),
         get(&progress.through_sockets),
         get(&progress.expressions),
         get(&progress.refused),

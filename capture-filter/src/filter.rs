@@ -1,6 +1,8 @@
 //! A filter that can be loaded: the text, libpcap's program, and ours.
 
-use crate::translate::{MAX_CODE, Translation, translate};
+use std::borrow::Cow;
+
+use crate::translate::{Flavour, MAX_CODE, Translation, translate};
 use crate::{ClassicProgram, FilterError};
 
 /// A compiled expression.
@@ -34,8 +36,9 @@ impl Filter {
         &self.classic
     }
 
-    /// The eBPF function: r1 is the packet (`struct __sk_buff *`), r0 in the end 0 for no match.
-    pub fn translation(&self) -> &Translation {
-        &self.translation
+    /// The eBPF function: r1 is the packet (`struct __sk_buff *`), r0 in the end 0 for no match. Only the portable
+    /// flavour is kept; the other is made each time.
+    pub fn translation(&self, flavour: Flavour) -> Cow<'_, Translation> {
+        self.translation.flavour(flavour)
     }
 }

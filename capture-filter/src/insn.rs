@@ -103,9 +103,19 @@ impl Insn {
         Insn::new(0x84, dst, Reg::R0, 0, 0)
     }
 
-    /// The lower 16 bits as a big-endian number, the rest 0.
-    pub const fn big_endian16(dst: Reg) -> Insn {
-        Insn::new(0xdc, dst, Reg::R0, 0, 16)
+    /// 64 bits: `dst = dst op src`.
+    pub const fn alu64_reg(alu: Alu, dst: Reg, src: Reg) -> Insn {
+        Insn::new(alu_bits(alu) | 0x0f, dst, src, 0, 0)
+    }
+
+    /// The lower 16, 32 or 64 bits as a big-endian number, the rest 0.
+    pub const fn big_endian(dst: Reg, bits: i32) -> Insn {
+        Insn::new(0xdc, dst, Reg::R0, 0, bits)
+    }
+
+    /// `dst = ` a number of that size at `src + off`, in the machine's byte order.
+    pub const fn load(size: Size, dst: Reg, src: Reg, off: i16) -> Insn {
+        Insn::new(0x61 | size_bits(size), dst, src, off, 0)
     }
 
     /// `dst = *(u32 *)(src + off)`.
@@ -144,6 +154,28 @@ impl Insn {
         Insn::new(0x40 | size_bits(size), Reg::R0, src, 0, 0)
     }
 
+    /// Size of what this reads from a packet, and whether at an offset in a register, if it is [`Insn::packet`] or
+    /// [`Insn::packet_at`].
+    pub const fn packet_load(self) -> Option<(Size, bool)> {
+        let size = match self.code & 0x18 {
+            0x00 => Size::Word,
+            0x08 => Size::Half,
+            0x10 => Size::Byte,
+            _ => return None,
+        };
+        match self.code & 0xe7 {
+            0x20 => Some((size, false)),
+            0x40 => Some((size, true)),
+            _ => None,
+        }
+    }
+
+    /// True when `off` says where this may jump.
+    pub const fn is_jump(self) -> bool {
+        // Classes JMP and JMP32, without calls and exits.
+        matches!(self.code & 0x07, 0x05 | 0x06) && !matches!(self.code, 0x85 | 0x95)
+    }
+
     /// The instruction's 8 bytes.
     pub fn to_bytes(self, endian: Endian) -> [u8; INSN_BYTES] {
         let (registers, off, imm) = match endian {
@@ -170,6 +202,8 @@ pub enum Jump {
     If32Reg(Test, Reg, Reg),
     /// When a 64-bit comparison with a constant (with its sign) holds.
     If64(Test, Reg, i32),
+    /// When a 64-bit comparison of two registers holds.
+    If64Reg(Test, Reg, Reg),
 }
 
 /// Unsigned comparisons.
@@ -193,6 +227,7 @@ impl Jump {
             Jump::If32(test, dst, k) => Insn::new(test_bits(test) | 0x06, dst, Reg::R0, off, k.cast_signed()),
             Jump::If32Reg(test, dst, src) => Insn::new(test_bits(test) | 0x0e, dst, src, off, 0),
             Jump::If64(test, dst, imm) => Insn::new(test_bits(test) | 0x05, dst, Reg::R0, off, imm),
+            Jump::If64Reg(test, dst, src) => Insn::new(test_bits(test) | 0x0d, dst, src, off, 0),
         }
     }
 }

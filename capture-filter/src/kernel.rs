@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use self::sys::ProgramType;
 use crate::insn::Insn;
+use crate::{Filter, Flavour};
 
 /// Longest frame in bytes that can be run: more than any packet has.
 pub const MAX_FRAME: usize = 256 << 10;
@@ -35,21 +36,23 @@ impl KernelError {
 
 /// A filter that is loaded.
 ///
-/// Most frames go through `BPF_PROG_TEST_RUN`; those that it does not take (too short for their headers, or long) are sent
-/// through a pair of sockets, the receiving end of which has the filter attached.
+/// Most frames go through `BPF_PROG_TEST_RUN` of a tc program; those that it does not take (too short for their headers,
+/// or long) are sent through a pair of sockets, the receiving end of which has the filter attached.
 pub struct LoadedFilter {
     program: OwnedFd,
     socket: FilteredSocket,
 }
 
 impl LoadedFilter {
-    /// Loads a filter's instructions. Needs CAP_BPF and CAP_NET_ADMIN (CAP_SYS_ADMIN before kernel 5.8).
+    /// Loads a filter, for each kind of program in the flavour that taps run there. Needs CAP_BPF and CAP_NET_ADMIN
+    /// (CAP_SYS_ADMIN before kernel 5.8).
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn load(code: &[Insn]) -> Result<Self, KernelError> {
-        let program = sys::load(ProgramType::Classifier, code, None)?;
-        Ok(Self { program, socket: FilteredSocket::new(code)? })
+    pub fn load(filter: &Filter) -> Result<Self, KernelError> {
+        let direct = filter.translation(Flavour::Direct);
+        let program = sys::load(ProgramType::Classifier, &direct.code, None)?;
+        Ok(Self { program, socket: FilteredSocket::new(&filter.translation(Flavour::Portable).code)? })
     }
 
     /// Whether the filter matches a frame, which begins with its Ethernet header and has its VLAN tags inside.
@@ -73,7 +76,7 @@ pub struct FilteredSocket {
 }
 
 impl FilteredSocket {
-    /// Loads a filter as a socket's.
+    /// Loads a filter's instructions, of the portable flavour, as a socket's.
     ///
     /// # Errors
     /// When the kernel refuses.

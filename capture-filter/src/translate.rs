@@ -7,7 +7,10 @@
 //! The kernel may keep a packet's VLAN tag beside the packet. Then a second translation of the same program is taken, in
 //! which the frame has the tag where it would be: `loads` does the difference.
 
+mod direct;
 mod loads;
+
+use std::borrow::Cow;
 
 use crate::FilterError;
 use crate::assembler::{Assembler, Label};
@@ -35,6 +38,27 @@ pub struct Translation {
     pub metadata: Option<usize>,
 }
 
+/// How a translation reads packets, and so in which programs it may run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flavour {
+    /// As socket filters must, by `LD_ABS` and `LD_IND` alone. The verifier takes it in tc programs too.
+    Portable,
+    /// What tc programs run: what is in a packet's linear part is read from there, and only the rest as in
+    /// [`Flavour::Portable`].
+    Direct,
+}
+
+impl Translation {
+    /// This translation, which is the portable one, in that flavour. One that would be too long for its jumps with
+    /// direct loads stays as it is.
+    pub fn flavour(&self, flavour: Flavour) -> Cow<'_, Translation> {
+        match flavour {
+            Flavour::Portable => Cow::Borrowed(self),
+            Flavour::Direct => direct::with_direct_loads(self).map_or(Cow::Borrowed(self), Cow::Owned),
+        }
+    }
+}
+
 // Fields of struct __sk_buff (include/uapi/linux/bpf.h), by offset.
 const SKB_LEN: i16 = 0;
 const SKB_VLAN_PRESENT: i16 = 20;
@@ -49,8 +73,10 @@ const TAG: Reg = Reg::R8;
 const SCRATCH: Reg = Reg::R9;
 /// Size of a tag in the frame.
 const TAG_BYTES: u32 = 4;
-/// Stack slot of an offset, below M[].
-const OFFSET_SLOT: i16 = -(4 * MEMORY_WORDS as i16) - 8;
+/// Stack slot of an offset, below M[], which has slots of 8 bytes too.
+const OFFSET_SLOT: i16 = -(8 * MEMORY_WORDS as i16) - 8;
+/// Half a stack slot, below that: see `loads::forget`.
+const FORGETFUL_SLOT: i16 = OFFSET_SLOT - 4;
 
 /// Translates a program.
 ///
@@ -73,7 +99,7 @@ pub fn translate(program: &ClassicProgram, limit: usize) -> Result<Translation, 
         asm.bind(tagged);
         let start = asm.len();
         asm.emit(Insn::load32(TAG, PACKET, SKB_VLAN_PROTO));
-        asm.emit(Insn::big_endian16(TAG));
+        asm.emit(Insn::big_endian(TAG, 16));
         asm.emit(Insn::alu64(Alu::Lsh, TAG, 16));
         asm.emit(Insn::load32(Reg::R1, PACKET, SKB_VLAN_TCI));
         asm.emit(Insn::alu(Alu::And, Reg::R1, 0xffff));
@@ -112,9 +138,9 @@ fn entry(asm: &mut Assembler, program: &ClassicProgram, reachable: &[bool]) {
     }
 }
 
-/// Offset of M[k] on the stack.
+/// Offset of M[k] on the stack: in half a slot, for the reason of `loads::forget`.
 fn memory(k: u32) -> i16 {
-    (k * 4) as i16 - (MEMORY_WORDS * 4) as i16
+    (k * 8) as i16 - (MEMORY_WORDS * 8) as i16 + 4
 }
 
 fn depends_on_tag(op: Op) -> bool {

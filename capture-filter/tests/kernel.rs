@@ -6,11 +6,16 @@ mod difference;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use capture_filter::FilterError;
+use capture_filter::classic::Alu;
+use capture_filter::insn::{Insn, Jump, Reg, Test};
+use capture_filter::kernel::sys::{self, ProgramType};
 use capture_filter::kernel::{FilteredSocket, LoadedFilter};
+use capture_filter::{FilterError, Flavour};
 
 use difference::batch::{Batch, MAX_FILTERS};
+use difference::loopback::{Loopback, MIN_PARTED};
 use difference::random::Random;
+use difference::verdicts::{Verdicts, VerdictsMap};
 use difference::{MetadataTag, Pair, expressions, packets, reads_unwritten_memory};
 
 fn pairs() -> Vec<Pair> {
@@ -31,33 +36,68 @@ fn pairs() -> Vec<Pair> {
     pairs
 }
 
-/// Each frame once without and once with a tag beside it; how many of them a test run takes, and how many matched.
-fn compare(pairs: &[Pair], frames: &[Vec<u8>], random: &mut Random) -> (usize, usize) {
-    let (mut comparisons, mut matches) = (0, 0);
-    for pairs in pairs.chunks(MAX_FILTERS) {
-        let batch = Batch::load(pairs.iter().map(|pair| &pair.filter)).expect("the kernel takes them");
-        for frame in frames.iter().filter(|frame| frame.len() > 14) {
-            let tag = MetadataTag { protocol: random.pick(&[0x8100, 0x88a8]), tci: tci(random) };
-            for (tag, whole) in [(None, frame.clone()), (Some(tag), tag.put_into(frame))] {
-                let bits = batch.run(frame, tag).expect("a frame that a test run takes");
-                for (index, pair) in pairs.iter().enumerate() {
-                    let (kernel, expected) = (bits >> index & 1 == 1, pair.expects(&whole));
-                    let text = pair.filter.expression();
-                    assert_eq!(
-                        kernel, expected,
-                        "`{text}`, tag in metadata: {tag:x?}, with it: {whole:02x?}"
-                    );
-                    matches += usize::from(kernel);
-                    comparisons += 1;
-                }
+/// How many comparisons were made, and how often the filter matched.
+#[derive(Default)]
+struct Compared {
+    comparisons: usize,
+    matches: usize,
+}
+
+impl Compared {
+    /// What is expected of the filters is what each flavour of them says.
+    fn add(&mut self, pairs: &[Pair], verdicts: Verdicts, whole: &[u8], tag: Option<MetadataTag>) {
+        for (index, pair) in pairs.iter().enumerate() {
+            let (expected, text) = (pair.expects(whole), pair.filter.expression());
+            for (flavour, bits) in verdicts.each() {
+                let said = bits >> index & 1 == 1;
+                assert_eq!(
+                    said, expected,
+                    "`{text}`, {flavour}, tag in metadata: {tag:x?}, with it: {whole:02x?}"
+                );
+                self.matches += usize::from(said);
+                self.comparisons += 1;
             }
         }
     }
-    (comparisons, matches)
 }
 
-fn tci(random: &mut Random) -> u16 {
-    random.pick(&packets::VLANS) | (random.below(16) as u16) << 12
+/// Each frame that a test run takes, once without and once with a tag beside it.
+fn compare(pairs: &[Pair], frames: &[Vec<u8>], random: &mut Random) -> Compared {
+    let mut compared = Compared::default();
+    for pairs in pairs.chunks(MAX_FILTERS) {
+        let batch = Batch::load(pairs.iter().map(|pair| &pair.filter)).expect("the kernel takes them");
+        for frame in frames.iter().filter(|frame| frame.len() > 14) {
+            let tag = tag(random);
+            for (tag, whole) in [(None, frame.clone()), (Some(tag), tag.put_into(frame))] {
+                let verdicts = batch.run(frame, tag).expect("a frame that a test run takes");
+                compared.add(pairs, verdicts, &whole, tag);
+            }
+        }
+    }
+    compared
+}
+
+/// Frames that a device sends, with the length of the part that is to be linear. Nothing is compared without tcx.
+fn compare_sent(pairs: &[Pair], frames: &[(Vec<u8>, u16)], random: &mut Random) -> Option<Compared> {
+    let device = Loopback::new().expect("a network namespace");
+    let mut compared = Compared::default();
+    for pairs in pairs.chunks(MAX_FILTERS) {
+        let batch = Batch::load(pairs.iter().map(|pair| &pair.filter)).expect("the kernel takes them");
+        let sent = batch.on(&device).expect("it can be attached")?;
+        for (frame, linear) in frames {
+            let tag = tag(random);
+            for (tag, whole) in [(None, frame.clone()), (Some(tag), tag.put_into(frame))] {
+                let verdicts = sent.run(frame, tag, *linear).expect("a frame that can be sent");
+                compared.add(pairs, verdicts, &whole, tag);
+            }
+        }
+    }
+    Some(compared)
+}
+
+fn tag(random: &mut Random) -> MetadataTag {
+    let tci = random.pick(&packets::VLANS) | (random.below(16) as u16) << 12;
+    MetadataTag { protocol: random.pick(&[0x8100, 0x88a8]), tci }
 }
 
 #[test]
@@ -66,8 +106,8 @@ fn every_kind_of_expression_means_the_same_with_any_place_of_the_tag() {
     let mut random = Random::new(1);
     let pairs = pairs();
     let frames: Vec<Vec<u8>> = (0..1500).map(|_| packets::frame(&mut random)).collect();
-    let (comparisons, matches) = compare(&pairs, &frames, &mut random);
-    assert!(comparisons >= pairs.len() * 2 * 1000, "{comparisons} comparisons");
+    let Compared { comparisons, matches } = compare(&pairs, &frames, &mut random);
+    assert!(comparisons >= pairs.len() * 4 * 1000, "{comparisons} comparisons");
     // Not all the same answer.
     assert!(matches > comparisons / 50 && matches < comparisons / 2, "{matches} of {comparisons} matched");
 }
@@ -125,7 +165,8 @@ fn frames_that_no_test_run_takes_mean_the_same_through_a_socket() {
         frames.push(frame);
     }
     for pair in pairs() {
-        let socket = FilteredSocket::new(&pair.filter.translation().code).expect("the kernel takes it");
+        let socket = FilteredSocket::new(&pair.filter.translation(Flavour::Portable).code)
+            .expect("the kernel takes it");
         for frame in &frames {
             let kernel = socket.matches(frame).expect("a socket takes any frame");
             assert_eq!(kernel, pair.expects(frame), "`{}`: {frame:02x?}", pair.filter.expression());
@@ -139,12 +180,73 @@ fn a_loaded_filter_takes_every_frame() {
     let mut random = Random::new(5);
     for text in ["icmp", "udp[0:2] = 53 or tcp", "len < 34", "ether[5000] = 7"] {
         let pair = Pair::new(text).expect(text);
-        let filter = LoadedFilter::load(&pair.filter.translation().code).expect("the kernel takes it");
+        let filter = LoadedFilter::load(&pair.filter).expect("the kernel takes it");
         for length in (0..64).chain([1500, 4000, 10_000, 65_549]) {
             let mut frame = packets::frame(&mut random);
             frame.resize(length, 7);
             let kernel = filter.matches(&frame).expect("any frame");
             assert_eq!(kernel, pair.expects(&frame), "`{text}`, {length} bytes");
+        }
+    }
+}
+
+/// Parted frames, and frames of any length from the shortest that a device sends.
+fn sent_frames(count: usize, random: &mut Random) -> Vec<(Vec<u8>, u16)> {
+    let short = (14..=80).map(|length| {
+        let mut frame = packets::frame(random);
+        frame.resize(length, 0x45);
+        (frame, 0)
+    });
+    let mut frames: Vec<_> = short.collect();
+    frames.extend((0..count).map(|_| packets::parted(random)));
+    frames
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test --kernel"]
+fn packets_of_several_parts_mean_the_same_wherever_the_first_part_ends() {
+    let mut random = Random::new(8);
+    let pairs = pairs();
+    let frames = sent_frames(1000, &mut random);
+    assert!(frames.iter().any(|(frame, _)| frame.len() > 100_000));
+    let Some(Compared { comparisons, matches }) = compare_sent(&pairs, &frames, &mut random) else { return };
+    assert_eq!(comparisons, pairs.len() * frames.len() * 4);
+    assert!(matches > comparisons / 50 && matches < comparisons / 2, "{matches} of {comparisons} matched");
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test --kernel"]
+fn programs_that_no_expression_becomes_mean_the_same_over_packets_of_several_parts() {
+    let mut random = Random::new(9);
+    let pairs: Vec<Pair> = (0..320).map(|_| Pair::program(&mut random)).collect();
+    let frames = sent_frames(300, &mut random);
+    let Some(Compared { comparisons, matches }) = compare_sent(&pairs, &frames, &mut random) else { return };
+    assert!(matches > comparisons / 20, "{matches} of {comparisons} matched");
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test --kernel"]
+fn sent_packets_have_the_linear_part_that_they_are_meant_to_have() {
+    let device = Loopback::new().expect("a network namespace");
+    for (length, linear, readable) in
+        [(100, 0, 100), (MIN_PARTED, 14, 14), (MIN_PARTED, 60, 60), (200_000, 0, 14), (200_000, 1000, 1000)]
+    {
+        for (bytes, expected) in [(readable, 0), (readable + 1, 1)] {
+            let verdicts = VerdictsMap::new().expect("a map");
+            let code = [
+                Insn::load32(Reg::R2, Reg::R1, 76),
+                Insn::load32(Reg::R3, Reg::R1, 80),
+                Insn::alu64(Alu::Add, Reg::R2, bytes),
+                Insn::set(Reg::R4, 0),
+                Jump::If64Reg(Test::LessOrEqual, Reg::R2, Reg::R3).insn(1),
+                Insn::set(Reg::R4, 1),
+            ];
+            let program = [&code[..], &verdicts.store(&[Reg::R4]), &[Insn::set(Reg::R0, 2), Insn::EXIT]];
+            let program = sys::load(ProgramType::Classifier, &program.concat(), None).expect("a program");
+            let Some(_link) = device.attach(&program).expect("it can be attached") else { return };
+            device.send(&vec![0x5a; length], 0, linear).expect("it can be sent");
+            let beyond = verdicts.read().expect("a value").portable;
+            assert_eq!(beyond, expected, "{bytes} of {length} bytes, {linear} of them linear");
         }
     }
 }
@@ -196,9 +298,13 @@ fn long_lists_are_refused_by_us_or_taken_by_the_kernel() {
         let started = Instant::now();
         Batch::load([&pair.filter].into_iter()).unwrap_or_else(|error| panic!("{name}: {error}"));
         let loaded = started.elapsed();
-        let (classic, code) =
-            (pair.filter.classic().instructions().len(), pair.filter.translation().code.len());
-        println!("{name}: {classic} classic, {code} eBPF, compiled in {compiled:?}, loaded in {loaded:?}");
+        let classic = pair.filter.classic().instructions().len();
+        let [code, direct] =
+            [Flavour::Portable, Flavour::Direct].map(|flavour| pair.filter.translation(flavour).code.len());
+        println!(
+            "{name}: {classic} classic, {code} eBPF, {direct} with direct loads, compiled in {compiled:?}, both loaded \
+             in {loaded:?}"
+        );
         assert!(loaded < Duration::from_secs(5), "{name}: {loaded:?}");
         let mut random = Random::new(6);
         let frames: Vec<Vec<u8>> = (0..200).map(|_| packets::frame(&mut random)).collect();
@@ -212,7 +318,7 @@ fn programs_that_no_expression_becomes_keep_the_rules_of_classic_bpf() {
     let mut random = Random::new(7);
     let pairs: Vec<Pair> = (0..640).map(|_| Pair::program(&mut random)).collect();
     let frames: Vec<Vec<u8>> = (0..200).map(|_| packets::frame(&mut random)).collect();
-    let (comparisons, matches) = compare(&pairs, &frames, &mut random);
-    assert!(comparisons > 200_000, "{comparisons}");
+    let Compared { comparisons, matches } = compare(&pairs, &frames, &mut random);
+    assert!(comparisons > 400_000, "{comparisons}");
     assert!(matches > comparisons / 20, "{matches} of {comparisons} matched");
 }

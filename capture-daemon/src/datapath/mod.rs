@@ -9,7 +9,6 @@ mod clock;
 mod consumer;
 mod control;
 mod counters;
-mod direct;
 mod error;
 mod loader;
 mod object;

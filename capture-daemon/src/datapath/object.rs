@@ -7,12 +7,15 @@ use std::{
 };
 
 use aya::include_bytes_aligned;
-use aya_obj::{Map, Object, copy_instructions, generated::bpf_insn};
+use aya_obj::{Map, Object, generated::bpf_insn};
 use capture_common::{Direction, DirectionCounters, TapControl, TapSettings};
-use capture_filter::{Filter, insn::Endian};
+use capture_filter::{
+    Filter, Flavour,
+    insn::{Insn, Reg},
+};
 
 use super::{
-    DatapathError, direct,
+    DatapathError,
     sys::{self, MapSpec, ProgramSpec, ProgramType},
 };
 
@@ -61,13 +64,12 @@ impl Entry {
         }
     }
 
-    /// The filter in the form that is cheapest in this program.
-    fn adapt(self, filter: &[bpf_insn]) -> Vec<bpf_insn> {
-        let direct = match self {
-            Self::TcIngress | Self::TcEgress => direct::with_direct_loads(filter),
-            Self::PacketSocket => None,
-        };
-        direct.unwrap_or_else(|| filter.to_vec())
+    /// The fastest flavour of filters that this program may run.
+    const fn flavour(self) -> Flavour {
+        match self {
+            Self::TcIngress | Self::TcEgress => Flavour::Direct,
+            Self::PacketSocket => Flavour::Portable,
+        }
     }
 
     const fn program_type(self) -> ProgramType {
@@ -133,7 +135,8 @@ impl Template {
         let text = sections.filter(|section| !programs.contains(section)).collect();
         let license = object.license.clone();
         let mut template = Self { object, filter, text, license, btf };
-        set_body(&mut template.object, filter, accept_all())?;
+        let accept_all = sys::instructions(&[Insn::set(Reg::R0, 1), Insn::EXIT])?;
+        set_body(&mut template.object, filter, accept_all)?;
         Ok(template)
     }
 
@@ -170,13 +173,13 @@ impl Template {
             place(COUNTERS, &maps.counters),
             place(RING, &maps.ring),
         ];
-        let body = filter.map(instructions).transpose()?;
         let mut programs = Vec::with_capacity(entries.len());
         for &entry in entries {
             let mut object = self.object.clone();
             object.programs.retain(|name, _| name == entry.name());
-            if let Some(body) = &body {
-                set_body(&mut object, self.filter, entry.adapt(body))?;
+            if let Some(filter) = filter {
+                let body = sys::instructions(&filter.translation(entry.flavour()).code)?;
+                set_body(&mut object, self.filter, body)?;
             }
             object.relocate_maps(places.into_iter(), &self.text).map_err(invalid)?;
             object.relocate_calls(&self.text).map_err(invalid)?;
@@ -212,17 +215,6 @@ fn set_body(object: &mut Object, function: (usize, u64), body: Vec<bpf_insn>) ->
     function.line_info.line_info.truncate(1);
     function.line_info.num_info = function.line_info.line_info.len() as u32;
     Ok(())
-}
-
-/// `r0 = 1; exit`
-fn accept_all() -> Vec<bpf_insn> {
-    vec![direct::make(0xb7, 0, 0, 0, 1), direct::make(0x95, 0, 0, 0, 0)]
-}
-
-fn instructions(filter: &Filter) -> Result<Vec<bpf_insn>, DatapathError> {
-    let endian = if cfg!(target_endian = "little") { Endian::Little } else { Endian::Big };
-    let bytes: Vec<u8> = filter.translation().code.iter().flat_map(|insn| insn.to_bytes(endian)).collect();
-    copy_instructions(&bytes).map_err(invalid)
 }
 
 /// The bytes of the settings as the kernel programs read them.

@@ -8,9 +8,13 @@ use std::{
     os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
-use aya_obj::generated::{BPF_F_BEFORE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type};
+use aya_obj::{
+    copy_instructions,
+    generated::{BPF_F_BEFORE, bpf_attach_type, bpf_attr, bpf_cmd, bpf_insn, bpf_prog_type},
+};
+use capture_filter::insn::{Endian, INSN_BYTES, Insn, Reg};
 
-use super::{DatapathError, direct};
+use super::DatapathError;
 
 /// Which tcx hook of an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +162,12 @@ pub(super) struct ProgramSpec<'a> {
     pub(super) lines: (&'a [u8], usize),
 }
 
+/// Instructions of the kind that filters are made of, as those of the kernel programs.
+pub(super) fn instructions(code: &[Insn]) -> Result<Vec<bpf_insn>, DatapathError> {
+    let bytes: Vec<[u8; INSN_BYTES]> = code.iter().map(|insn| insn.to_bytes(Endian::NATIVE)).collect();
+    copy_instructions(bytes.as_flattened()).map_err(|error| DatapathError::Object(error.to_string()))
+}
+
 /// Loads a program; on refusal a second time, for the verifier's log.
 #[doc(alias = "BPF_PROG_LOAD")]
 pub(super) fn load_program(spec: &ProgramSpec<'_>) -> Result<OwnedFd, DatapathError> {
@@ -221,8 +231,8 @@ pub(super) fn no_op_program() -> Result<OwnedFd, DatapathError> {
         program_type: ProgramType::SchedClassifier,
         name: "podtap_warm",
         license: c"Dual MIT/GPL",
-        // r0 = TCX_NEXT; exit
-        instructions: &[direct::make(0xb7, 0, 0, 0, -1), direct::make(0x95, 0, 0, 0, 0)],
+        // TCX_NEXT
+        instructions: &instructions(&[Insn::set(Reg::R0, u32::MAX), Insn::EXIT])?,
         btf: None,
         functions: (&[], 0),
         lines: (&[], 0),

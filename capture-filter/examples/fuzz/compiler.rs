@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use capture_filter::kernel::FilteredSocket;
+use capture_filter::kernel::LoadedFilter;
 use capture_filter::{Compiler, Filter, FilterError};
 
 use crate::Progress;
@@ -62,7 +62,7 @@ pub(crate) fn run(seed: u64, progress: &Progress) -> Result<()> {
 /// What the compiler gives out, the kernel must take, and soon.
 fn load(filter: &Filter, progress: &Progress) {
     let (started, text) = (Instant::now(), filter.expression());
-    if let Err(error) = FilteredSocket::new(&filter.translation().code) {
+    if let Err(error) = LoadedFilter::load(filter) {
         progress.found(format!("`{text}`: the kernel refuses it: {error}"));
     }
     took(&progress.slowest_load_us, started, SLOWEST_LOAD, text, progress);

@@ -96,9 +96,12 @@ struct BtfLoadAttr {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub struct TestContext {
-    unset: [u32; 12],
-    /// Scratch words of the program.
-    pub cb: [u32; 5],
+    unset_before: [u32; 2],
+    /// The packet's mark.
+    pub mark: u32,
+    unset: [u32; 5],
+    /// The packet's priority.
+    pub priority: u32,
 }
 
 /// The address of a slice as the kernel takes it.

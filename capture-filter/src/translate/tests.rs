@@ -92,14 +92,14 @@ fn offsets_never_reach_the_kernels_own_data() {
     let listing = code(vec![insn(0x28, 0, 0, 0xffff_efff), insn(0x16, 0, 0, 0)]);
     assert!(!listing.contains("skb["), "{listing}");
     let listing = code(vec![insn(0x01, 0, 0, 0xffff_f000), insn(0x48, 0, 0, 14), insn(0x16, 0, 0, 0)]);
-    assert!(listing.contains("r1 += 14\n(008) if r1 > 0x7fffffff goto"), "{listing}");
+    assert!(listing.contains("r1 += 14\n(009) if r1 > 0x7fffffff goto"), "{listing}");
 }
 
 #[test]
 fn memory_is_cleared_where_it_is_read() {
     let listing = code(vec![insn(0x60, 0, 0, 3), insn(0x02, 0, 0, 4), insn(0x16, 0, 0, 0)]);
-    let expected = "(000) r6 = r1\n(001) w0 = 0\n(002) w7 = 0\n(003) *(u32 *)(r10 -52) = 0\n\
-                    (004) r0 = *(u32 *)(r10 -52)\n(005) *(u32 *)(r10 -48) = r0\n(006) exit\n";
+    let expected = "(000) r6 = r1\n(001) w0 = 0\n(002) w7 = 0\n(003) *(u32 *)(r10 -100) = 0\n\
+                    (004) r0 = *(u32 *)(r10 -100)\n(005) *(u32 *)(r10 -92) = r0\n(006) exit\n";
     assert_eq!(listing, expected);
 }
 
