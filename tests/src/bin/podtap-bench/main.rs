@@ -42,7 +42,7 @@ struct Options {
     /// Short slices and two rounds: whether it works, not how fast it is
     #[arg(long)]
     quick: bool,
-    /// Where the figures go as JSON
+    /// Where the figures go as JSON; what is printed goes beside it as .md
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// Names of the rows, and nothing else
@@ -122,6 +122,9 @@ fn write(options: &Options, rounds: usize, machine: &serde_json::Value, rows: &[
     if let Some(directory) = file.parent() {
         std::fs::create_dir_all(directory)?;
     }
+    let text: Vec<String> = rows.iter().map(Row::text).collect();
+    let tables = format!("```json\n{}\n```\n\n{}", serde_json::to_string_pretty(machine)?, text.join("\n"));
+    std::fs::write(file.with_extension("md"), tables)?;
     let report = json!({
         "machine": machine, "rounds": rounds, "quick": options.quick,
         "rows": rows.iter().map(Row::json).collect::<Vec<_>>(),

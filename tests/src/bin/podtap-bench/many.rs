@@ -53,7 +53,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<Row> {
     bench.row("many", "250 pods labelled at once", measures, remarks)
 }
 
-/// Measures one attach mode, and says how interfaces were tapped.
+/// Measures one attach mode, and says how most interfaces were tapped.
 fn one_mode(
     bench: &Bench,
     pods: &Pods,
@@ -102,7 +102,9 @@ fn one_mode(
     }
     attach.target = Target::AtMost(if taps == "Tcx" { 1.2 } else { 1.0 });
     measures.extend([attach, memory, idle, link]);
-    remarks.push(format!("{mode}: tapped by {taps}; the slowest link made meanwhile took {slowest:.1} ms."));
+    remarks.push(format!(
+        "{mode}: most are tapped by {taps}; the slowest link made meanwhile took {slowest:.1} ms."
+    ));
     Ok(taps)
 }
 
@@ -123,7 +125,7 @@ fn floor(pods: &[Pod]) -> Result<f64> {
 struct Found {
     /// Seconds from the first label to the last tap in place.
     attached: f64,
-    /// How: `Tcx` or `Socket`.
+    /// How most of them are: `Tcx` or `Socket`.
     taps: String,
     /// MiB.
     memory: f64,
@@ -187,10 +189,13 @@ fn label_all(
     }
     let attached = start.elapsed().as_secs_f64();
     // The last ones may be attached but not yet told.
-    let taps = agent.wait("all pods to be captured", Duration::from_secs(20), |records| {
+    let sockets = agent.wait("all pods to be captured", Duration::from_secs(20), |records| {
         let good = records.iter().filter(|record| ATTACHED.contains(&record.state())).count();
-        (good == interfaces.len()).then(|| records[0].attach_mode().to_owned())
+        let sockets = records.iter().filter(|record| record.attach_mode() == "Socket").count();
+        (good == interfaces.len()).then_some(sockets)
     })?;
+    // The first few may be tapped in another way than those that wait behind them.
+    let taps = if sockets > interfaces.len() / 2 { "Socket" } else { "Tcx" }.to_owned();
     Ok((attached, taps))
 }
 
