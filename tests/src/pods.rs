@@ -18,6 +18,7 @@ use crate::process::{feed, output};
 #[derive(Debug)]
 pub struct Pods {
     tag: String,
+    group: u32,
     pods: Vec<Pod>,
     janitor: Child,
 }
@@ -47,21 +48,22 @@ pub const INTERFACE: &str = "eth0";
 const QUIET: &str =
     "ip link set lo up && echo 1 >/proc/sys/net/ipv6/conf/default/mldv2_unsolicited_report_interval";
 
-/// `$1` is the tag. Links first: a namespace gives its veth back only some time after it was deleted.
+/// `$1` is the tag, `$2` the group of the host's interfaces. Links first: a namespace gives its veth back only some time
+/// after it was deleted. All at once where that can be: a test may have hundreds of them.
 const JANITOR: &str = r#"
 clean() {
-    for path in /run/netns/"$1"-*; do
-        [ -e "$path" ] && ip netns pids "${path##*/}" | xargs -r kill -9
-    done
+    stat -Lc '%i %n' /run/netns/"$1"-* /proc/[0-9]*/ns/net |
+        awk '$2 ~ "^/run/" { own[$1]; next } $1 in own { split($2, path, "/"); print path[3] }' | xargs -r kill -9
+    ip link del group "$2"
     ip -o link show | sed -n "s/^[0-9]*: \($1[a-z0-9]*\)[@:].*/link del \1/p" | ip -force -batch -
     for path in /run/netns/"$1"-*; do
-        [ -e "$path" ] && ip netns del "${path##*/}"
-    done
+        [ -e "$path" ] && echo "netns del ${path##*/}"
+    done | ip -force -batch -
 }
-clean "$1" 2>/dev/null
+clean "$1" "$2" 2>/dev/null
 echo ready
 cat >/dev/null
-clean "$1" 2>/dev/null
+clean "$1" "$2" 2>/dev/null
 "#;
 
 impl Pods {
@@ -71,8 +73,10 @@ impl Pods {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         // At most 10 characters, which leaves 5 of an interface name's 15.
         let tag = format!("pt{:06x}{:02x}", std::process::id(), number % 256);
+        // Process ids have 22 bits at most.
+        let group = std::process::id() << 8 | number % 256;
         let mut janitor = Command::new("sh")
-            .args(["-c", JANITOR, "podtap-janitor", &tag])
+            .args(["-c", JANITOR, "podtap-janitor", &tag, &group.to_string()])
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -81,7 +85,7 @@ impl Pods {
         let mut ready = [0; 6];
         let stdout = janitor.stdout.as_mut().context("no pipe")?;
         std::io::Read::read_exact(stdout, &mut ready).context("the janitor did not start")?;
-        let pods = Self { tag, pods: Vec::new(), janitor };
+        let pods = Self { tag, group, pods: Vec::new(), janitor };
         let bridge = pods.bridge();
         ip(&format!(
             "link add {bridge} type bridge forward_delay 0 mcast_snooping 0\nlink set {bridge} addrgenmode none up\n"
@@ -168,7 +172,7 @@ impl Pods {
     }
 
     fn connect_with(&self, pods: &[Pod], options: &str) -> Result<()> {
-        let bridge = self.bridge();
+        let (bridge, group) = (self.bridge(), self.group);
         let mut links = String::new();
         let mut ports = String::new();
         for Pod { netns, host_interface: host, mac, .. } in pods {
@@ -176,7 +180,7 @@ impl Pods {
             writeln!(
                 links,
                 "link add {host} {options} type veth peer name {INTERFACE} address {mac} netns {netns}\n\
-                 link set {host} addrgenmode none master {bridge} up"
+                 link set {host} group {group} addrgenmode none master {bridge} up"
             )?;
             // Without this, a first packet to a pod not heard of yet would reach all of them.
             writeln!(ports, "fdb add {mac} dev {host} master static\nlink set dev {host} flood off")?;
