@@ -35,7 +35,11 @@ const TESTS: [(&str, &str, Chosen); 11] = [
         ]),
     ),
     ("capture-daemon", "filter", Chosen::All),
-    ("capture-filter", "kernel", Chosen::But(&["each_expression_matches_some_frame", "long_lists"])),
+    (
+        "capture-filter",
+        "kernel",
+        Chosen::But(&["each_expression_matches", "long_lists", "generated_expressions"]),
+    ),
     ("podtap-tests", "podtap_tests", Chosen::Only(&["pods_reach_each_other"])),
     ("podtap-tests", "changes", Chosen::Only(&["a_capture_pauses", "removing_the_label"])),
     ("podtap-tests", "files", Chosen::Only(&["a_file_says_where"])),
