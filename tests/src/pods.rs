@@ -74,7 +74,7 @@ impl Pods {
         // At most 10 characters, which leaves 5 of an interface name's 15.
         let tag = format!("pt{:06x}{:02x}", std::process::id(), number % 256);
         // Process ids have 22 bits at most.
-        let group = std::process::id() << 8 | number % 256;
+        let group = (std::process::id() << 8) | (number % 256);
         let mut janitor = Command::new("sh")
             .args(["-c", JANITOR, "podtap-janitor", &tag, &group.to_string()])
             .process_group(0)

@@ -1,5 +1,7 @@
 //! A data directory that takes no more: full, at its quota, read-only, broken.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! The agent's end while it has much to do: killed, or told to stop.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
@@ -17,7 +19,8 @@ use serde_json::Value;
 
 const CAPTURES: usize = 20;
 const PORT: u16 = 9000;
-const CONFIGURATION: &str = "caps: {capturesPerNamespace: 100}\n";
+/// Files of the fast ones become full in the middle of it all.
+const CONFIGURATION: &str = "caps: {capturesPerNamespace: 100}\ndefaults: {rotation: {fileBytes: 16Mi}}\n";
 
 /// Twenty captured pods that send to one more which is not, until this is dropped.
 struct Load {
@@ -44,7 +47,6 @@ impl Load {
     /// Labels all pods and waits until they are captured.
     fn capture(&self, agent: &mut Agent) {
         for pod in self.pods() {
-            // Files of the fast ones end in the middle of it all.
             agent
                 .apply(&format!("{}.yaml", pod.name), &labelled(pod, &[("filter", "udp port 9000")]))
                 .unwrap();

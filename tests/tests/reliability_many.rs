@@ -1,5 +1,7 @@
 //! As many captures at once as a node may have.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
