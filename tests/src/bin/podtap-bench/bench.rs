@@ -32,12 +32,13 @@ pub(crate) struct Bench {
     /// Part of the usual length of a slice.
     scale: f64,
     since: Instant,
+    only: Option<Tool>,
     _no_statistics: NoStatistics,
 }
 
 impl Bench {
     /// A pod that floods, a client, a server, and one whose interface comes late; and the agent.
-    pub(crate) fn start(rounds: usize, quick: bool) -> Result<Self> {
+    pub(crate) fn start(rounds: usize, quick: bool, only: Option<Tool>) -> Result<Self> {
         let pods = Pods::with(&["flooder", "client", "server", "late"])?;
         pods.introduce("client", "server")?;
         flood::cut_off(pods.pod("flooder"))?;
@@ -45,7 +46,15 @@ impl Bench {
         let present: Vec<Pod> = pods.all().iter().filter(|pod| pod.name != "late").cloned().collect();
         let tools = Tools::start(&present, CONFIGURATION)?;
         let scale = if quick { 0.4 } else { 1.0 };
-        Ok(Self { pods, tools, rounds, scale, since: Instant::now(), _no_statistics: NoStatistics::begin()? })
+        Ok(Self {
+            pods,
+            tools,
+            rounds,
+            scale,
+            since: Instant::now(),
+            only,
+            _no_statistics: NoStatistics::begin()?,
+        })
     }
 
     /// How often each tool has its turn.
@@ -67,7 +76,13 @@ impl Bench {
     pub(crate) fn turn(&self, round: usize, tools: &[Tool]) -> Vec<Tool> {
         let mut order = tools.to_vec();
         order.rotate_left(round % tools.len());
+        order.retain(|tool| self.takes(*tool));
         order
+    }
+
+    /// Whether a tool takes part.
+    pub(crate) fn takes(&self, tool: Tool) -> bool {
+        tool == Tool::None || self.only.is_none_or(|only| only == tool)
     }
 
     /// Begins a row's time.

@@ -29,6 +29,7 @@ use serde_json::json;
 
 use crate::bench::Bench;
 use crate::report::Row;
+use crate::tool::Tool;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask bench", about = "Measures podtap against tcpdump and dumpcap")]
@@ -42,6 +43,9 @@ struct Options {
     /// Short slices and two rounds: whether it works, not how fast it is
     #[arg(long)]
     quick: bool,
+    /// Only this tool, where tools take turns, and none: to compare builds of podtap with each other
+    #[arg(long, value_enum, value_name = "TOOL")]
+    only: Option<Tool>,
     /// Where the figures go as JSON; what is printed goes beside it as .md
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -94,7 +98,7 @@ fn run(options: &Options) -> Result<bool> {
     machine::check()?;
     machine::warn_if_busy();
     let rounds = if options.quick { options.rounds.min(2) } else { options.rounds };
-    let mut bench = Bench::start(rounds, options.quick)?;
+    let mut bench = Bench::start(rounds, options.quick, options.only)?;
     let machine = machine::describe(bench.tools.directory());
     println!("{}\n", serde_json::to_string_pretty(&machine)?);
     machine::warm_memory()?;

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::count;
 
 /// One of them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Tool {
     Podtap,
     Tcpdump,
