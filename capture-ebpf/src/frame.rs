@@ -91,6 +91,21 @@ pub(crate) fn opaque(number: u64) -> u64 {
     same
 }
 
+/// The same number, but the verifier knows only that it has 32 bits: of what is in half a word of the stack it remembers
+/// nothing. All ways that lead here become one to it.
+#[inline(always)]
+pub(crate) fn forget(number: u64) -> u64 {
+    #[repr(C, align(8))]
+    struct Word([u32; 2]);
+    let mut stack = MaybeUninit::<Word>::uninit();
+    // SAFETY: written before it is read, inside of the word.
+    unsafe {
+        let half = stack.as_mut_ptr().cast::<u32>().add(1);
+        half.write_volatile(number as u32);
+        u64::from(half.read_volatile())
+    }
+}
+
 /// Copies bytes of a packet, wherever the kernel has them. Changes nothing in it.
 #[inline(always)]
 pub(crate) unsafe fn load(skb: *mut __sk_buff, offset: u64, to: *mut u8, length: u64) -> bool {

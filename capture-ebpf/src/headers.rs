@@ -3,18 +3,16 @@
 //! A protocol that is not known here ends the headers where the one before it ended. Lengths that a packet claims are
 //! only used to step on; what lies beyond the packet is cut by the caller.
 
-use core::mem::MaybeUninit;
-
 use aya_ebpf::bindings::__sk_buff;
 
-use crate::frame::bytes;
+use crate::frame::{bytes, forget, opaque};
 
 /// Two addresses and the type.
 const ETHERNET: u64 = 14;
 /// More tags than this in a row are payload.
 const MAX_TAGS: u32 = 3;
-/// More extension headers than this in a row are payload.
-const MAX_EXTENSIONS: u32 = 8;
+/// More extension headers than this in a row are payload: RFC 8200, section 4.1, has as many.
+const MAX_EXTENSIONS: u32 = 6;
 
 const TYPE_IPV4: u16 = 0x0800;
 const TYPE_IPV6: u16 = 0x86dd;
@@ -52,7 +50,7 @@ pub(crate) fn length(skb: *mut __sk_buff) -> u64 {
         TYPE_IPV6 => (bytes::<1>(skb, end + 6)[0], end + 40),
         _ => (NOTHING, end),
     };
-    let (protocol, end) = extensions(skb, protocol, forget(end));
+    let (protocol, end) = extensions(skb, forget(protocol.into()) as u8, forget(end));
     forget(end + transport(skb, protocol, end))
 }
 
@@ -90,20 +88,37 @@ fn extensions(skb: *mut __sk_buff, first: u8, start: u64) -> (u8, u64) {
     let mut protocol = first;
     let mut end = start;
     for _ in 0..MAX_EXTENSIONS {
+        if !is_extension(protocol) {
+            break;
+        }
         let [next, length, fragment @ ..] = bytes::<4>(skb, end);
-        let length = u64::from(length);
-        let step = match protocol {
-            HOP_BY_HOP | ROUTING | DESTINATION | MOBILITY | HOST_IDENTITY | SHIM6 => (length + 1) * 8,
-            AUTHENTICATION => (length + 2) * 4,
-            FRAGMENT => 8,
-            _ => break,
-        };
+        // Without branches, which the verifier would follow in each header anew.
+        let fragmented = equal(protocol, FRAGMENT);
+        let authenticated = equal(protocol, AUTHENTICATION);
+        // In units of 8 bytes beyond the first, or of 4 beyond the first two; not there in a fragment header.
+        let units = u64::from(length) & fragmented.wrapping_sub(1);
+        end = forget(end + ((units + 1 + authenticated) << (3 - authenticated)));
         // What follows in a later fragment is the middle of something.
-        let later = protocol == FRAGMENT && u16::from_be_bytes(fragment) & 0xfff8 != 0;
-        protocol = if later { NOTHING } else { next };
-        end = forget(end + step);
+        let later = fragmented & !equal(u16::from_be_bytes(fragment) & 0xfff8, 0u16);
+        protocol = forget(u64::from(next) * (1 - later) + u64::from(NOTHING) * later) as u8;
     }
-    (protocol, forget(end))
+    (protocol, end)
+}
+
+/// Whether another protocol follows behind this one's header.
+#[inline(always)]
+fn is_extension(protocol: u8) -> bool {
+    const LOW: u64 = 1 << HOP_BY_HOP | 1 << ROUTING | 1 << FRAGMENT | 1 << AUTHENTICATION | 1 << DESTINATION;
+    const HIGH: u64 = 1 << (MOBILITY - 128) | 1 << (HOST_IDENTITY - 128) | 1 << (SHIM6 - 128);
+    let word = u64::from(protocol) >> 6;
+    let words = LOW & equal(word, 0u64).wrapping_neg() | HIGH & equal(word, 2u64).wrapping_neg();
+    words >> (protocol & 63) & 1 != 0
+}
+
+/// 1 if both are the same, else 0, without a branch. Both are below 2 to the power of 63.
+#[inline(always)]
+fn equal(one: impl Into<u64>, other: impl Into<u64>) -> u64 {
+    opaque(one.into() ^ other.into()).wrapping_sub(1) >> 63
 }
 
 #[inline(always)]
@@ -116,16 +131,5 @@ fn transport(skb: *mut __sk_buff, protocol: u8, start: u64) -> u64 {
         UDP | ICMP | ICMPV6 => 8,
         SCTP => 12,
         _ => 0,
-    }
-}
-
-/// The same number, but the verifier knows only that it has 16 bits: of what is on the stack it remembers whole words.
-#[inline(always)]
-fn forget(number: u64) -> u64 {
-    let mut stack = MaybeUninit::<u16>::uninit();
-    // SAFETY: written before it is read.
-    unsafe {
-        stack.as_mut_ptr().write_volatile(number as u16);
-        u64::from(stack.as_ptr().read_volatile())
     }
 }

@@ -5,7 +5,7 @@ use capture_common::MAX_CAPTURED;
 
 use crate::{
     filter::filter,
-    frame::Frame,
+    frame::{Frame, forget},
     headers,
     maps::{COUNTERS, control, setting},
     rate,
@@ -44,7 +44,7 @@ pub(crate) fn packet(skb: *mut __sk_buff, direction: u32) {
         if setting!(headers_only) != 0 {
             captured = captured.min(frame.with_tag(headers::length(skb)));
         }
-        captured = captured.min(u64::from(setting!(snap_length)));
+        captured = forget(captured.min(u64::from(setting!(snap_length))));
         let block = Block { frame, captured, wire_length, direction, bytes_before: (*counters).bytes };
         if block.emit() {
             (*counters).captured += 1;

@@ -51,6 +51,30 @@ fn cases() -> Vec<Case> {
         ("first IPv6 fragment", v6(44, &[fragment(17, 1), vec![0xee; 8]].concat()), 14 + 40 + 8 + 8),
         ("later IPv6 fragment", v6(44, &fragment(17, 0x0101)), 14 + 40 + 8),
         ("authentication over IPv4", v4(51, &[authentication(17), vec![0xee; 8]].concat()), 14 + 20 + 24 + 8),
+        (
+            "destination, mobility, host identity, shim6",
+            v6(60, &[routing(135), routing(139), routing(140), routing(17), vec![0xee; 8]].concat()),
+            14 + 40 + 4 * 24 + 8,
+        ),
+        (
+            "as many extension headers as RFC 8200 has",
+            v6(
+                0,
+                &[
+                    [hop_by_hop(60), hop_by_hop(43), routing(44), fragment(51, 1)].concat(),
+                    [authentication(60), hop_by_hop(6), tcp(&[])].concat(),
+                ]
+                .concat(),
+            ),
+            14 + 40 + 16 + 16 + 24 + 8 + 24 + 16 + 20,
+        ),
+        (
+            "more extension headers",
+            v6(60, &[hop_by_hop(60).repeat(6), hop_by_hop(17)].concat()),
+            14 + 40 + 6 * 16,
+        ),
+        ("unknown above 64, like hop-by-hop in its lower bits", v6(64, &hop_by_hop(17)), 14 + 40),
+        ("unknown above 192, like shim6 in its lower bits", v6(204, &hop_by_hop(17)), 14 + 40),
         ("not IP", frame(EXPERIMENT, &payload), 14),
     ];
     let tagged_cases: Vec<Case> = [("TCP over IPv4", VLAN), ("UDP over IPv6", QINQ), ("not IP", VLAN)]
