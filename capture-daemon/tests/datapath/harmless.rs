@@ -76,6 +76,8 @@ fn every_packet_is_handed_on_unchanged() {
     let limits = TapSettings { sample: 2, packet_cost: 1 << 30, packet_burst: 50_000_000, ..settings() };
     let headers = TapSettings { headers_only: 1, snap_length: 96, ..settings() };
     let mut random = Random(11);
+    // Fewer on an emulated machine.
+    let frames = if std::env::var_os("PODTAP_SLOW_MACHINE").is_some() { 1_000 } else { 10_000 };
     let ways = [(settings(), None), (settings(), Some(&port)), (limits, None), (headers, None)];
     for (mode, (settings, filter)) in modes().into_iter().flat_map(|mode| ways.map(|way| (mode, way))) {
         let before: Vec<_> = programs().iter().map(ProgramInfo::id).collect();
@@ -97,7 +99,7 @@ fn every_packet_is_handed_on_unchanged() {
             let wanted = if socket { 0 } else { u32::MAX };
             let fd = program.fd().unwrap();
             tested += 1;
-            for _ in 0..10_000 {
+            for _ in 0..frames {
                 let mut frame = random_frame(&mut random);
                 match test_run(fd.as_fd(), &frame) {
                     Ok((returned, after)) => {
@@ -116,7 +118,7 @@ fn every_packet_is_handed_on_unchanged() {
         }
         assert!(tested >= 1);
         assert_eq!(capture.tap.counters().unwrap().total().seen, seen);
-        assert!(seen >= tested * 9_000, "{seen}");
+        assert!(seen >= tested * frames / 10 * 9, "{seen}");
         assert!(capture.tap.counters().unwrap().total().captured > 0);
         capture.drain();
     }

@@ -38,7 +38,12 @@ const TESTS: [(&str, &str, Chosen); 11] = [
     (
         "capture-filter",
         "kernel",
-        Chosen::But(&["each_expression_matches", "long_lists", "generated_expressions"]),
+        Chosen::But(&[
+            "each_expression_matches",
+            "long_lists",
+            "generated_expressions",
+            "programs_that_no_expression",
+        ]),
     ),
     ("podtap-tests", "podtap_tests", Chosen::Only(&["pods_reach_each_other"])),
     ("podtap-tests", "changes", Chosen::Only(&["a_capture_pauses", "removing_the_label"])),
