@@ -1,7 +1,7 @@
 //! Which tests run on other kernels, and the programs that hold them.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -93,7 +93,14 @@ impl Programs {
     /// Builds the test programs and asks them for their tests.
     pub(super) fn build(name: Option<&str>) -> Result<Self> {
         let mut build = Command::new(cargo());
-        build.args(["test", "--no-run", "--message-format=json", "--lib", "--bins", "--tests"]);
+        build.args([
+            "test",
+            "--no-run",
+            "--message-format=json-render-diagnostics",
+            "--lib",
+            "--bins",
+            "--tests",
+        ]);
         build.args([
             "--package",
             "capture-daemon",
@@ -102,7 +109,12 @@ impl Programs {
             "--package",
             "podtap-tests",
         ]);
-        let messages = output(build.current_dir(root()))?;
+        // What the compiler says goes to the terminal, what cargo has made comes here.
+        let built = build.current_dir(root()).stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
+        if !built.status.success() {
+            bail!("the tests cannot be built: {}", built.status);
+        }
+        let messages = String::from_utf8_lossy(&built.stdout);
         let mut programs = Self { tests: Vec::new(), called: Vec::new(), left_out: Vec::new() };
         for message in messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
             let Some(path) = message["executable"].as_str().map(PathBuf::from) else { continue };
