@@ -2,6 +2,8 @@
 //!
 //! They need root and the built kernel programs, and also run on other kernels: `cargo xtask test --kernels`.
 
+#![expect(clippy::unwrap_used, reason = "what these helpers cannot do fails the test that asks")]
+
 use capture_common::{
     BLOCK_OVERHEAD, CLASSES, DIRECTION_BOTH, DIRECTION_FROM_POD, DIRECTION_TO_POD, MAX_CAPTURED, TapSettings,
 };

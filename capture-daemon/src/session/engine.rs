@@ -47,7 +47,7 @@ pub enum Event {
         /// Which of its questions.
         ticket: u64,
         /// The answer.
-        answer: Answer,
+        answer: Box<Answer>,
     },
     /// By the consumer: a limit is reached.
     Limit {
@@ -192,11 +192,11 @@ impl Engine {
             Event::Link(event) => links.push(event),
             Event::Answer { session, ticket, answer } => match self.sessions.get_mut(&session) {
                 Some(session) => {
-                    session.answer(&mut self.node, ticket, answer);
+                    session.answer(&mut self.node, ticket, *answer);
                     session.look_soon();
                 }
                 None => {
-                    if let Answer::Loaded { ring, .. } = answer {
+                    if let Answer::Loaded { ring, .. } = *answer {
                         self.node.rings.release(ring);
                     }
                 }

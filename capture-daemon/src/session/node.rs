@@ -337,6 +337,10 @@ struct Reply {
 impl Reply {
     fn send(self, answer: Answer) {
         // Without an engine there is nobody to tell, and the tap is dropped, which detaches it.
-        let _ = self.answers.send(Event::Answer { session: self.session, ticket: self.ticket, answer });
+        let _ = self.answers.send(Event::Answer {
+            session: self.session,
+            ticket: self.ticket,
+            answer: Box::new(answer),
+        });
     }
 }
