@@ -12,8 +12,8 @@
 //!                      Over ── retention ends ──▶ files and record removed
 //! ```
 //!
-//! A [`Session`] is one run. What it should do is its [`Goal`], worked out anew from the request, the clock and the
-//! limits at each step; what it does is its [`Phase`]. [`Session::step`] takes it from one phase towards the goal, and
+//! A [`Session`] is one run. What it should do is its `Goal`, worked out anew from the request, the clock and the
+//! limits at each step; what it does is its `Phase`. `Session::step` takes it from one phase towards the goal, and
 //! each answer of a worker or of storage is one more transition. `run` is what is kept of it on disk.
 
 mod answers;

@@ -19,7 +19,7 @@ pub(super) const VERSION: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Run {
-    /// [`VERSION`] when it was written.
+    /// Version of this shape when it was written.
     pub version: u32,
     /// The namespace of pod and request.
     pub namespace: String,
