@@ -14,8 +14,9 @@ use crate::workspace::{find_program, own, target};
 /// Modules that are not built in, in the order of loading.
 const MODULES: [&str; 9] = ["llc", "stp", "bridge", "veth", "sch_ingress", "cls_bpf", "garp", "mrp", "8021q"];
 
-/// Programs that the tests call; a shell too, because busybox's prefers busybox's programs to these.
-const TOOLS: [&str; 8] = ["sh", "ip", "tc", "bridge", "nsenter", "date", "ping", "tcpdump"];
+/// Programs that the tests call. A shell too, because busybox's prefers busybox's programs to these.
+const TOOLS: [&str; 12] =
+    ["sh", "stat", "awk", "sed", "xargs", "ip", "tc", "bridge", "nsenter", "date", "ping", "tcpdump"];
 
 /// The programs of podtap, as released.
 const PODTAP: [&str; 2] = ["capture-daemon", "podtap-traffic"];
