@@ -71,13 +71,22 @@ impl Accounts {
 
     /// Why nothing more may be taken, if so.
     pub(super) fn full(&self) -> Option<StorageFailure> {
+        self.refuses(LEAST)
+    }
+
+    /// Whether there is room for so many bytes beside what is planned.
+    pub(super) fn room_for(&self, bytes: usize) -> bool {
+        self.refuses(bytes as i64).is_none()
+    }
+
+    fn refuses(&self, bytes: i64) -> Option<StorageFailure> {
         let planned = self.planned.load(Relaxed);
-        if planned.saturating_add(LEAST) > self.limit.load(Acquire) {
+        if planned.saturating_add(bytes) > self.limit.load(Acquire) {
             return Some(StorageFailure::DiskFull);
         }
         let waiting = planned - self.done.load(Relaxed);
         let quota = self.quota.map_or(i64::MAX, |quota| i64::try_from(quota).unwrap_or(i64::MAX));
-        (self.used.load(Relaxed) + waiting > quota.saturating_sub(LEAST)).then_some(StorageFailure::Quota)
+        (self.used.load(Relaxed) + waiting > quota.saturating_sub(bytes)).then_some(StorageFailure::Quota)
     }
 
     pub(super) fn plan(&self, bytes: u64) {

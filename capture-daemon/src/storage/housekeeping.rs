@@ -32,6 +32,7 @@ impl Housekeeping {
     pub(super) fn start(data: Arc<DataDir>, accounts: Arc<Accounts>, pool: Arc<Pool>) -> io::Result<Self> {
         let (stop, stopped) = channel::<()>();
         let thread = thread::Builder::new().name("housekeeping".to_owned()).spawn(move || {
+            pool.populate();
             for round in 1_u32.. {
                 if stopped.recv_timeout(ROUND) != Err(RecvTimeoutError::Timeout) {
                     return;

@@ -27,8 +27,11 @@ use crate::pcapng::{SMALLEST_FILLER, block_length, is_packet};
 
 /// Blocks in a chunk leave room for the filler behind them.
 const USABLE: usize = CHUNK - SMALLEST_FILLER;
-/// The most chunks that a stream has, in the writers' hands and its own: 8 MiB.
-const MOST_CHUNKS: usize = 32;
+/// The most chunks that a stream has, in the writers' hands and its own: 32 MiB. Disks stop for some 10 ms now and then,
+/// and a flood goes on. Others are not hurt by it: see `may_take`.
+const MOST_CHUNKS: usize = 128;
+/// The most while the disk or the quota has little room left, since what waits to be written takes of that: 8 MiB.
+const MOST_CHUNKS_IN_NEED: usize = 32;
 /// Sealed chunks that are handed over at once while there is plenty of memory: 1 MiB.
 const BATCH: usize = 4;
 /// Blocks wait no longer than this for more, counted from the tick that first sees them. With a tick each 100 ms it
@@ -203,7 +206,10 @@ impl FileStream {
         let lanes = &self.lane.lanes;
         let without = lanes.open.load(Relaxed).saturating_sub(lanes.holding.load(Relaxed));
         let reserve = without.min(self.pool.chunks() / 2);
-        mine == 0 || mine < MOST_CHUNKS && mine <= self.pool.free().saturating_sub(reserve)
+        mine == 0
+            || mine <= self.pool.free().saturating_sub(reserve)
+                && mine < MOST_CHUNKS
+                && (mine < MOST_CHUNKS_IN_NEED || self.accounts.room_for(2 * MOST_CHUNKS * CHUNK))
     }
 
     /// Nothing more is taken; what was taken will be written.
