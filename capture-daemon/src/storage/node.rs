@@ -154,9 +154,15 @@ impl Storage {
         }
     }
 
-    /// Whether new captures may start, or why not.
+    /// Whether new captures may start, or why not. Looks at the disk itself before it says no: what was freed a moment
+    /// ago counts.
     pub fn room(&self) -> Result<(), StorageFailure> {
-        self.inner.surroundings.accounts.full().map_or(Ok(()), Err)
+        let accounts = &self.inner.surroundings.accounts;
+        if accounts.full().is_some() {
+            // What cannot be asked is as it was.
+            let _ = accounts.sample(self.inner.data.as_fd(), self.inner.data.path());
+        }
+        accounts.full().map_or(Ok(()), Err)
     }
 
     /// Begins a stream into `run`. `tell` is called by writer threads, and should return at once.
