@@ -41,7 +41,8 @@ pub(crate) const FULL: FloodRow = FloodRow {
     title: "1400 B flood, full packets, to disk",
     frame: 1400,
     snap: None,
-    seconds: 2.0,
+    // Long enough for the page cache to be no place to hide.
+    seconds: 4.0,
     cpu: Target::AtMost(0.25),
     captured: Target::AtLeast(1.8),
     rate: Target::Told,
