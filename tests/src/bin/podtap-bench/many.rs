@@ -141,7 +141,9 @@ fn one_round(pods: &Pods, mode: &str) -> Result<Found> {
         agent.apply(&format!("{}.json", pod.name), &manifest::pod(pod))?;
     }
     wait_until_idle(&mut agent)?;
-    let usual = links_made(&AtomicBool::new(true), 10, Duration::from_millis(20))?;
+    let interface = &pods.all().first().context("no pods")?.host_interface;
+    let tag = interface.split('v').next().unwrap_or(interface);
+    let usual = links_made(tag, &AtomicBool::new(true), 10, Duration::from_millis(20))?;
     let interfaces: HashSet<u32> =
         pods.all().iter().map(|pod| index(&pod.host_interface)).collect::<Result<_>>()?;
     let manifests: Vec<_> =
@@ -151,7 +153,7 @@ fn one_round(pods: &Pods, mode: &str) -> Result<Found> {
     let (attached, meanwhile) = thread::scope(|scope| {
         let links = scope.spawn(|| {
             thread::sleep(Duration::from_millis(20));
-            links_made(&going, 20, Duration::from_millis(200))
+            links_made(tag, &going, 20, Duration::from_millis(200))
         });
         let attached = label_all(&mut agent, &manifests, &interfaces);
         going.store(false, Ordering::Relaxed);
@@ -212,11 +214,12 @@ fn wait_until_idle(agent: &mut Agent) -> Result<()> {
     bail!("the agent does not come to rest:\n{}", agent.log())
 }
 
-/// Milliseconds of making each of some links while `going`; deletes them in the end.
-fn links_made(going: &AtomicBool, most: usize, pause: Duration) -> Result<Values> {
+/// Milliseconds of making each of some links while `going`; deletes them in the end. Their names begin like those of the
+/// pods' interfaces, so what takes those down when the bench is killed takes these too.
+fn links_made(tag: &str, going: &AtomicBool, most: usize, pause: Duration) -> Result<Values> {
     let netlink = Links::open()?;
     let mut times = Vec::new();
-    let name = |number: usize| format!("ptl{:06x}{number}", std::process::id());
+    let name = |number: usize| format!("{tag}l{number}");
     while going.load(Ordering::Relaxed) && times.len() < most {
         let start = Instant::now();
         netlink.add_veth(&name(times.len()))?;
