@@ -1,24 +1,18 @@
 //! From what a request says about a pod's place to the host interface that carries its packets.
 
-use std::{net::IpAddr, os::fd::AsFd as _, path::PathBuf};
+use std::{net::IpAddr, os::fd::AsFd as _};
 
 use rtnetlink::packet_route::address::AddressAttribute;
 use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
-use super::links::{Link, Links, LinksError, Peer};
+use super::{
+    links::{Link, Links, LinksError, Peer},
+    place::Place,
+};
 
 /// `NSFS_MAGIC` of linux/magic.h: the file system that network namespace files live on.
 const NSFS_MAGIC: i64 = 0x6e73_6673;
-
-/// Where a pod is, as a manifest says it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Place {
-    /// By the name of the host's end of its veth pair (annotation `podtap.dev/interface`).
-    Interface(String),
-    /// By the file of its network namespace (annotation `podtap.dev/netns`).
-    Netns(PathBuf),
-}
 
 /// A pod's host interface, and enough to tell it from another that gets the same index or name later.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +49,10 @@ pub enum ResolveError {
 /// See [`ResolveError`].
 pub fn resolve(links: &Links, place: &Place) -> Result<HostInterface, ResolveError> {
     match place {
+        Place::Pod(pod) => Err(ResolveError::NotYet(format!(
+            "the interface of pod {}/{} is not known",
+            pod.namespace, pod.name
+        ))),
         Place::Interface(name) => {
             let link = links.named(name).ok_or_else(|| {
                 ResolveError::NotYet(format!(
