@@ -9,7 +9,7 @@ use tracing::{info, warn};
 use crate::{
     config::Config,
     datapath::{Clock, Consumer, DatapathError, Loader},
-    pods::{Links, LinksError},
+    pods::{CniCache, Finder, Links, LinksError, PodWatch},
     requests::{
         manifests::{self, ManifestsError, Options},
         status_dir::{StatusDir, StatusError},
@@ -85,7 +85,7 @@ pub fn run(config: &Config, manifests: &Path) -> Result<(), AgentError> {
         },
         storage,
         rings,
-        links,
+        Finder::new(links, CniCache::default(), PodWatch::default()),
         loader,
         Consumer::start(QUANTUM)?,
         Clock::start()?,

@@ -4,9 +4,12 @@ use std::{
     collections::HashMap,
     io,
     os::fd::{AsRawFd as _, BorrowedFd},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -50,6 +53,23 @@ pub struct Link {
     pub address: Vec<u8>,
 }
 
+impl Link {
+    /// Whether it is one end of a pair, as pods have: veth or netkit.
+    #[must_use]
+    pub fn is_pair(&self) -> bool {
+        self.kind == "veth" || self.kind == "netkit"
+    }
+}
+
+/// How many packets an interface has counted since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkCounters {
+    /// Those that it received.
+    pub received: u64,
+    /// Those that it sent.
+    pub sent: u64,
+}
+
 /// What happened to a link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkEvent {
@@ -78,10 +98,15 @@ pub enum LinksError {
     },
 }
 
+/// A link, and since when it has been known.
+type Known = (Link, Instant);
+
 /// The host's links. Clones share one table.
 #[derive(Clone, Debug)]
 pub struct Links {
-    table: Arc<Mutex<HashMap<u32, Link>>>,
+    table: Arc<Mutex<HashMap<u32, Known>>>,
+    /// Counts changes of the table.
+    changes: Arc<AtomicU64>,
     handle: Handle,
     runtime: tokio::runtime::Handle,
 }
@@ -106,13 +131,14 @@ impl Links {
             (questions, handle, messages)
         };
         runtime.spawn(questions);
-        let links = Self { table: Arc::default(), handle, runtime: runtime.handle().clone() };
+        let links =
+            Self { table: Arc::default(), changes: Arc::default(), handle, runtime: runtime.handle().clone() };
 
-        let table = Arc::clone(&links.table);
         let first = runtime.block_on(dump(links.handle.clone()))?;
-        lock(&table).extend(first.into_iter().map(|link| (link.index, link)));
+        let now = Instant::now();
+        lock(&links.table).extend(first.into_iter().map(|link| (link.index, (link, now))));
 
-        let handle = links.handle.clone();
+        let (own, handle) = (links.clone(), links.handle.clone());
         thread::Builder::new()
             .name("links".into())
             .spawn(move || {
@@ -123,19 +149,19 @@ impl Links {
                         match tokio::time::timeout(Duration::from_secs(2), messages.next()).await {
                             Ok(Some((message, _))) => {
                                 if let Some(event) = event(message) {
-                                    apply(&table, event, &news);
+                                    own.apply(event, &news);
                                 }
                             }
                             Ok(None) => {
                                 error!("the kernel closed the link event socket: interfaces that come or go are seen late");
                                 break;
                             }
-                            Err(_) => resynchronise(&table, handle.clone(), &news).await,
+                            Err(_) => own.resynchronise(handle.clone(), &news).await,
                         }
                     }
                     loop {
                         tokio::time::sleep(Duration::from_secs(1)).await;
-                        resynchronise(&table, handle.clone(), &news).await;
+                        own.resynchronise(handle.clone(), &news).await;
                     }
                 });
             })
@@ -146,7 +172,7 @@ impl Links {
     /// The link of that name, as last heard of.
     #[must_use]
     pub fn named(&self, name: &str) -> Option<Link> {
-        lock(&self.table).values().find(|link| link.name == name).cloned()
+        lock(&self.table).values().find(|(link, _)| link.name == name).map(|(link, _)| link.clone())
     }
 
     /// The links whose peer is in the namespace that the host calls `netns`.
@@ -154,11 +180,33 @@ impl Links {
     pub fn into_namespace(&self, netns: i32) -> Vec<Link> {
         let mut found: Vec<Link> = lock(&self.table)
             .values()
+            .map(|(link, _)| link)
             .filter(|link| link.peer.is_some_and(|peer| peer.netns == netns))
             .cloned()
             .collect();
         found.sort_by_key(|link| link.peer.map(|peer| peer.index));
         found
+    }
+
+    /// All ends of pairs whose other end is in another network namespace.
+    #[must_use]
+    pub fn pairs(&self) -> Vec<Link> {
+        lock(&self.table)
+            .values()
+            .map(|(link, _)| link)
+            .filter(|link| link.is_pair() && link.peer.is_some())
+            .cloned()
+            .collect()
+    }
+
+    /// Since when that link has been there, as far as this agent knows.
+    pub(super) fn since(&self, link: &Link) -> Option<Instant> {
+        lock(&self.table).get(&link.index).filter(|(known, _)| known == link).map(|(_, since)| *since)
+    }
+
+    /// Another number whenever a link came, changed or went.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
     }
 
     /// The link with that index as the kernel knows it now.
@@ -239,6 +287,29 @@ impl Links {
         })
     }
 
+    /// What the interface at the other end of a pair has counted.
+    ///
+    /// # Errors
+    /// When there is no such link.
+    pub fn counters_inside(&self, peer: Peer) -> Result<LinkCounters, LinksError> {
+        let mut request = self.handle.link().get().match_index(peer.index);
+        request.message_mut().attributes.push(LinkAttribute::IfNetnsId(peer.netns));
+        let what = format!("the counters of interface {} of namespace {}", peer.index, peer.netns);
+        let found = self.wait(what.clone(), async move {
+            request.execute().try_next().await.map_err(|error| error.to_string())
+        })?;
+        found
+            .and_then(|message| {
+                message.attributes.into_iter().find_map(|attribute| match attribute {
+                    LinkAttribute::Stats64(counted) => {
+                        Some(LinkCounters { received: counted.rx_packets, sent: counted.tx_packets })
+                    }
+                    _ => None,
+                })
+            })
+            .ok_or(LinksError::Query { what, reason: "no such link".into() })
+    }
+
     fn wait<T>(
         &self,
         what: String,
@@ -249,9 +320,46 @@ impl Links {
             .unwrap_or_else(|_| Err("no answer in 5 s".into()))
             .map_err(|reason| LinksError::Query { what, reason })
     }
+
+    async fn resynchronise(&self, handle: Handle, news: &impl Fn(LinkEvent)) {
+        let now = match dump(handle).await {
+            Ok(links) => links,
+            Err(error) => return warn!(%error, "cannot read the links anew"),
+        };
+        let gone: Vec<u32> = {
+            let table = lock(&self.table);
+            table.keys().copied().filter(|index| !now.iter().any(|link| link.index == *index)).collect()
+        };
+        for index in gone {
+            self.apply(LinkEvent::Removed { index }, news);
+        }
+        for link in now {
+            let known = lock(&self.table).get(&link.index).is_some_and(|(known, _)| *known == link);
+            if !known {
+                self.apply(LinkEvent::Changed(link), news);
+            }
+        }
+    }
+
+    fn apply(&self, event: LinkEvent, news: &impl Fn(LinkEvent)) {
+        match &event {
+            LinkEvent::Changed(link) => {
+                let mut table = lock(&self.table);
+                // A pair that now leads elsewhere is as good as new.
+                let since = match table.get(&link.index) {
+                    Some((known, since)) if known.peer == link.peer && known.kind == link.kind => *since,
+                    _ => Instant::now(),
+                };
+                table.insert(link.index, (link.clone(), since));
+            }
+            LinkEvent::Removed { index } => drop(lock(&self.table).remove(index)),
+        }
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        news(event);
+    }
 }
 
-fn lock(table: &Mutex<HashMap<u32, Link>>) -> std::sync::MutexGuard<'_, HashMap<u32, Link>> {
+fn lock(table: &Mutex<HashMap<u32, Known>>) -> std::sync::MutexGuard<'_, HashMap<u32, Known>> {
     // Each change of the table is one insertion or removal, so a panic elsewhere leaves it whole.
     table.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -262,32 +370,6 @@ async fn dump(handle: Handle) -> Result<Vec<Link>, LinksError> {
         Ok(messages) => Ok(messages.iter().filter_map(read).collect()),
         Err(error) => Err(LinksError::Query { what: "all links".into(), reason: error.to_string() }),
     }
-}
-
-async fn resynchronise(table: &Mutex<HashMap<u32, Link>>, handle: Handle, news: &impl Fn(LinkEvent)) {
-    let now = match dump(handle).await {
-        Ok(links) => links,
-        Err(error) => return warn!(%error, "cannot read the links anew"),
-    };
-    let gone: Vec<u32> =
-        lock(table).keys().copied().filter(|index| !now.iter().any(|link| link.index == *index)).collect();
-    for index in gone {
-        apply(table, LinkEvent::Removed { index }, news);
-    }
-    for link in now {
-        let known = lock(table).get(&link.index) == Some(&link);
-        if !known {
-            apply(table, LinkEvent::Changed(link), news);
-        }
-    }
-}
-
-fn apply(table: &Mutex<HashMap<u32, Link>>, event: LinkEvent, news: &impl Fn(LinkEvent)) {
-    match &event {
-        LinkEvent::Changed(link) => lock(table).insert(link.index, link.clone()),
-        LinkEvent::Removed { index } => lock(table).remove(index),
-    };
-    news(event);
 }
 
 fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<LinkEvent> {

@@ -2,12 +2,17 @@
 //!
 //! Nothing here enters a network namespace: the kernel answers over rtnetlink from the host's side.
 
+mod addresses;
+mod cache;
+mod cni;
 mod links;
+mod netns;
 mod place;
 mod resolve;
 mod watch;
 
-pub use links::{Link, LinkEvent, Links, LinksError, Peer};
+pub use cache::CniCache;
+pub use links::{Link, LinkCounters, LinkEvent, Links, LinksError, Peer};
 pub use place::{Place, PodPlace};
-pub use resolve::{HostInterface, PodAddresses, ResolveError, confirm, pod_addresses, resolve};
+pub use resolve::{Finder, HostInterface, PodAddresses, ResolveError, confirm, pod_addresses};
 pub use watch::{PodClaim, PodWatch};

@@ -54,7 +54,7 @@ pub use self::{
 };
 use crate::{
     datapath::{AttachMode, Control, Counters, Tap},
-    pods::{HostInterface, LinkEvent, ResolveError, resolve},
+    pods::{HostInterface, LinkEvent, ResolveError},
     storage::RunDir,
 };
 
@@ -396,7 +396,7 @@ impl Session {
         if let Err(reason) = node.storage.room() {
             return self.conclude(&storage_failed(&reason));
         }
-        let interface = match wanted.pod.place.as_ref().map(|place| resolve(&node.links, place)) {
+        let interface = match wanted.pod.place.as_ref().map(|place| node.finder.resolve(place)) {
             Some(Ok(interface)) => interface,
             Some(Err(error @ ResolveError::Forbidden(_))) => {
                 return self.refuse(&Refusal::new("InterfaceNotAPods", error.to_string()));

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     datapath::{AttachMode, Clock, Consumer, Counters, DatapathError, Loader, Ring, Tap},
     pcapng::{FileHeader, Interface, Statistics},
-    pods::{self, HostInterface, Links},
+    pods::{self, Finder, HostInterface},
     storage::{Rotation, RunDir, Storage, StorageError, StreamSpec},
 };
 
@@ -45,8 +45,8 @@ pub struct Node {
     pub storage: Storage,
     /// Memory for rings.
     pub rings: RingBudget,
-    /// The host's links.
-    pub links: Links,
+    /// Finds pods' interfaces.
+    pub finder: Finder,
     /// Makes taps.
     pub loader: Arc<Loader>,
     /// Reads rings.
@@ -101,7 +101,7 @@ impl Node {
         limits: Limits,
         storage: Storage,
         rings: RingBudget,
-        links: Links,
+        finder: Finder,
         loader: Loader,
         consumer: Consumer,
         clock: Clock,
@@ -114,7 +114,7 @@ impl Node {
             limits,
             storage,
             rings,
-            links,
+            finder,
             loader: Arc::new(loader),
             consumer,
             clock: Arc::new(clock),
@@ -170,7 +170,7 @@ impl Node {
 
     /// Has the tap attached. It stays halted until it is certain that the interface is still the pod's.
     pub(super) fn attach(&self, session: SessionId, ticket: u64, mut tap: Tap, interface: HostInterface) {
-        let (links, answer) = (self.links.clone(), self.answer(session, ticket));
+        let (links, answer) = (self.finder.links().clone(), self.answer(session, ticket));
         self.workers.run(move || {
             let attached = tap.attach(interface.link.index);
             // Another link may have got the index since it was looked up.
@@ -278,7 +278,7 @@ impl Node {
         };
         let link = &info.interface.link;
         let mut addresses = wanted.pod.addresses.clone();
-        addresses.extend(pods::pod_addresses(&self.links, &info.interface));
+        addresses.extend(pods::pod_addresses(self.finder.links(), &info.interface));
         addresses.sort_unstable();
         addresses.dedup();
         let pod = format!("{}.{}", wanted.pod.name, wanted.pod.namespace);
