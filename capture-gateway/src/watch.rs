@@ -1,0 +1,88 @@
+//! Watches what the gateway knows the cluster by. Each watch is its own task; all tell the one loop that owns the caches.
+
+use capture_api::{CapturePolicy, PacketCapture, PodCapture};
+use futures_util::{Stream, StreamExt};
+use k8s_openapi::api::core::v1::{Namespace, Node};
+use kube::api::ApiResource;
+use kube::core::{DynamicObject, PartialObjectMeta};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tracing::warn;
+
+use crate::metrics::Metrics;
+use crate::records::RecordObject;
+
+/// Events on their way to the loop: a bound, so that a list of any length waits at the API server.
+const QUEUE: usize = 256;
+/// Objects asked for at once in a list.
+const PAGE: u32 = 500;
+
+/// Something that a watch tells.
+#[derive(Debug)]
+pub(crate) enum Seen {
+    Capture(Event<DynamicObject>),
+    Record(Event<RecordObject>),
+    Policy(Event<DynamicObject>),
+    Namespace(Event<PartialObjectMeta<Namespace>>),
+    Node(Event<PartialObjectMeta<Node>>),
+}
+
+/// Starts all watches. They end when the receiver or the set is dropped.
+pub(crate) fn start(client: &Client, metrics: &Metrics) -> (JoinSet<()>, mpsc::Receiver<Seen>) {
+    let (seen, events) = mpsc::channel(QUEUE);
+    let mut tasks = JoinSet::new();
+    let captures = Api::all_with(client.clone(), &ApiResource::erase::<PacketCapture>(&()));
+    let records = Api::all_with(client.clone(), &ApiResource::erase::<PodCapture>(&()));
+    let policies = Api::all_with(client.clone(), &ApiResource::erase::<CapturePolicy>(&()));
+    tasks.spawn(tell("packetcaptures", stream(captures), Seen::Capture, seen.clone(), metrics.clone()));
+    tasks.spawn(tell("podcaptures", stream(records), Seen::Record, seen.clone(), metrics.clone()));
+    tasks.spawn(tell("capturepolicies", stream(policies), Seen::Policy, seen.clone(), metrics.clone()));
+    // Labels and names are all that is needed of these, so their metadata is all that is asked for.
+    let namespaces = Api::<PartialObjectMeta<Namespace>>::all(client.clone());
+    let nodes = Api::<PartialObjectMeta<Node>>::all(client.clone());
+    tasks.spawn(tell("namespaces", stream(namespaces), Seen::Namespace, seen.clone(), metrics.clone()));
+    tasks.spawn(tell("nodes", stream(nodes), Seen::Node, seen, metrics.clone()));
+    (tasks, events)
+}
+
+fn stream<K>(api: Api<K>) -> impl Stream<Item = watcher::Result<Event<K>>> + Send
+where
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static,
+{
+    watcher(api, watcher::Config::default().page_size(PAGE)).default_backoff()
+}
+
+async fn tell<K>(
+    resource: &'static str,
+    stream: impl Stream<Item = watcher::Result<Event<K>>> + Send,
+    wrap: fn(Event<K>) -> Seen,
+    seen: mpsc::Sender<Seen>,
+    metrics: Metrics,
+) {
+    let mut works = None;
+    let mut stream = std::pin::pin!(stream);
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(event) => {
+                if works != Some(true) {
+                    metrics.watching(resource, true);
+                    works = Some(true);
+                }
+                if seen.send(wrap(event)).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                metrics.watching(resource, false);
+                if works != Some(false) {
+                    warn!(resource, %error, "a watch failed; it is tried again");
+                    works = Some(false);
+                }
+            }
+        }
+    }
+}
