@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Amount, GoDuration, MAX_SNAP_LENGTH, Refusal, Rotation, reasons};
+use crate::{Amount, GoDuration, MAX_SNAP_LENGTH, Refusal, Rotation, reasons, schema};
 
 /// What a request gets for what it does not name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,12 +53,16 @@ pub struct Caps {
     pub bytes_per_second: Option<u64>,
     /// Captures at once per node and namespace.
     pub captures: u32,
+    /// Captures begun within an hour, per node and namespace; none is no cap.
+    pub captures_per_hour: Option<u32>,
     /// Headers only, whatever is asked.
     pub headers_only: bool,
     /// How long files are kept after the end.
     pub retention: GoDuration,
     /// Destinations that may be named.
     pub outputs: Vec<String>,
+    /// Whose caps they are, in messages: "the node's cap".
+    pub whose: &'static str,
 }
 
 impl Default for Caps {
@@ -72,9 +76,11 @@ impl Default for Caps {
             packets_per_second: None,
             bytes_per_second: None,
             captures: 4,
+            captures_per_hour: None,
             headers_only: false,
             retention: GoDuration::from_secs(24 * 3600),
             outputs: Vec::new(),
+            whose: "node",
         }
     }
 }
@@ -85,36 +91,46 @@ impl Default for Caps {
 pub struct CapsSpec {
     /// How long a capture may last, such as `10m`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::duration")]
     pub duration: Option<String>,
     /// Bytes of files of one pod's capture, such as `1Gi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::amount")]
     pub bytes: Option<Amount>,
     /// Packets of one pod's capture.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::amount")]
     pub packets: Option<Amount>,
     /// Bytes kept of each packet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::amount")]
     pub snap_length: Option<Amount>,
     /// Packets captured per second of one pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::amount")]
     pub packets_per_second: Option<Amount>,
     /// Bytes captured per second of one pod, such as `100Mi`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::amount")]
     pub bytes_per_second: Option<Amount>,
     /// Captures at once, per node and namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::amount_or_none")]
     pub captures: Option<Amount>,
     /// Captures begun per hour, per node and namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::amount_or_none")]
     pub captures_per_hour: Option<Amount>,
     /// Headers only, whatever is asked.
     #[serde(default)]
     pub headers_only: bool,
     /// Destinations that may be named. None but the node when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::outputs")]
     pub outputs: Option<Vec<String>>,
     /// How long files are kept after the end, such as `24h`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::duration_or_none")]
     pub retention: Option<String>,
 }
 
@@ -140,9 +156,11 @@ impl Caps {
             packets_per_second: tightest.packets_per_second.or(fallback.packets_per_second),
             bytes_per_second: tightest.bytes_per_second.or(fallback.bytes_per_second),
             captures: tightest.captures.map_or(fallback.captures, small),
+            captures_per_hour: tightest.captures_per_hour.map(small).or(fallback.captures_per_hour),
             headers_only: tightest.headers_only || fallback.headers_only,
             retention: tightest.retention.unwrap_or(fallback.retention),
             outputs: tightest.outputs.unwrap_or_else(|| fallback.outputs.clone()),
+            whose: fallback.whose,
         })
     }
 }
@@ -157,6 +175,7 @@ struct Tightest {
     packets_per_second: Option<u64>,
     bytes_per_second: Option<u64>,
     captures: Option<u64>,
+    captures_per_hour: Option<u64>,
     headers_only: bool,
     retention: Option<GoDuration>,
     outputs: Option<Vec<String>>,
@@ -175,6 +194,7 @@ impl Tightest {
         tighten(&mut self.packets_per_second, number("packetsPerSecond", &spec.packets_per_second)?);
         tighten(&mut self.bytes_per_second, number("bytesPerSecond", &spec.bytes_per_second)?);
         tighten(&mut self.captures, number("captures", &spec.captures)?);
+        tighten(&mut self.captures_per_hour, number("capturesPerHour", &spec.captures_per_hour)?);
         self.headers_only |= spec.headers_only;
         if let Some(allowed) = &spec.outputs {
             match &mut self.outputs {

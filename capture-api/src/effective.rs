@@ -118,6 +118,7 @@ impl Resolver<'_> {
         let settings = Settings {
             filter: self.filter(spec.filter.as_deref())?,
             direction: spec.direction,
+            interface: self.interface(spec.interface.as_deref())?,
             snap_length: self.snap_length(spec.snap_length.as_ref())?,
             headers_only: self.headers_only(spec.headers_only),
             sample: self.sample(spec.sample.as_ref())?,
@@ -154,6 +155,22 @@ impl Resolver<'_> {
         Ok(text.to_owned())
     }
 
+    fn interface(&self, name: Option<&str>) -> Result<Option<String>, Refusal> {
+        // The kernel's own rule (`dev_valid_name`, net/core/dev.c).
+        let valid = |name: &str| {
+            (1..16).contains(&name.len())
+                && !matches!(name, "." | "..")
+                && !name.chars().any(|c| c == '/' || c == ':' || c.is_whitespace() || c.is_control())
+        };
+        match name {
+            Some(name) if !valid(name) => Err(self.bad(
+                "interface",
+                format!("{name:?} is no interface's name; write one that `ip link` shows inside the pod"),
+            )),
+            name => Ok(name.map(str::to_owned)),
+        }
+    }
+
     fn snap_length(&mut self, asked: Option<&Amount>) -> Result<u32, Refusal> {
         let field = "snapLength";
         let Some(amount) = asked else { return Ok(self.defaults.snap_length.min(self.caps.snap_length)) };
@@ -174,7 +191,7 @@ impl Resolver<'_> {
 
     fn headers_only(&mut self, asked: bool) -> bool {
         if self.caps.headers_only && !asked {
-            self.notes.push("only headers are kept, as the node's caps say".to_owned());
+            self.notes.push(format!("only headers are kept, as the {}'s caps say", self.caps.whose));
         }
         asked || self.caps.headers_only
     }
@@ -291,7 +308,8 @@ impl Resolver<'_> {
                 }
                 let last = later(start.unwrap_or(accepted), cap.0);
                 if end > last {
-                    self.notes.push(format!("end {end} clipped to {last}: {cap} is the node's cap"));
+                    self.notes
+                        .push(format!("end {end} clipped to {last}: {cap} is the {}'s cap", self.caps.whose));
                 }
                 Ok(Window::EndTime(end.min(last)))
             }
@@ -347,7 +365,8 @@ impl Resolver<'_> {
     }
 
     fn clipped(&mut self, field: &str, asked: &str, cap: impl Display) {
-        self.notes.push(format!("{} {} clipped to {cap}, the node's cap", short(field), asked.trim()));
+        let whose = self.caps.whose;
+        self.notes.push(format!("{} {} clipped to {cap}, the {whose}'s cap", short(field), asked.trim()));
     }
 
     fn at_least_one(&self, field: &str, amount: &Amount, hint: &str) -> Result<u64, Refusal> {

@@ -36,3 +36,5 @@ pub const RECORD_POD: &str = "podtap.dev/pod";
 pub const RECORD_CAPTURE: &str = "podtap.dev/capture-name";
 /// Record label: the node's name, where it fits a label.
 pub const RECORD_NODE: &str = "podtap.dev/node";
+/// Record label: who asked, `Label` or `PacketCapture`.
+pub const RECORD_REQUEST: &str = "podtap.dev/request";

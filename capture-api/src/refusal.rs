@@ -33,6 +33,16 @@ pub mod reasons {
     pub const UNKNOWN_OUTPUT: &str = "UnknownOutput";
     /// The manifest does not say where the pod's traffic passes, or says it twice or impossibly.
     pub const INVALID_INTERFACE: &str = "InvalidInterface";
+    /// No policy allows captures in the namespace.
+    pub const NOT_ALLOWED: &str = "NotAllowed";
+    /// An admin suspended captures in the namespace.
+    pub const SUSPENDED: &str = "Suspended";
+    /// A policy that concerns the namespace cannot be read.
+    pub const INVALID_POLICY: &str = "InvalidPolicy";
+    /// The namespace may capture by PacketCapture only.
+    pub const LABELS_NOT_ALLOWED: &str = "LabelsNotAllowed";
+    /// The agent has been cut off from the API server for too long.
+    pub const API_SERVER_UNREACHABLE: &str = "ApiServerUnreachable";
     /// The pod uses the node's own network.
     pub const HOST_NETWORK: &str = "HostNetwork";
 }
