@@ -6,13 +6,16 @@
 mod amount;
 mod caps;
 mod capture_policy;
+mod definitions;
 mod duration;
 mod effective;
 pub mod keys;
 pub mod names;
 mod packet_capture;
 mod pod_capture;
+mod policy;
 mod refusal;
+mod schema;
 mod selection;
 mod settings;
 pub mod strict;
@@ -20,6 +23,7 @@ pub mod strict;
 pub use amount::{Amount, QuantityError, human_bytes, parse_quantity};
 pub use caps::{Caps, CapsSpec, Defaults};
 pub use capture_policy::{CapturePolicy, CapturePolicySpec};
+pub use definitions::definitions;
 pub use duration::{DurationError, GoDuration};
 pub use effective::{MIN_FILE_BYTES, from_annotations, from_spec};
 pub use packet_capture::{
@@ -29,6 +33,7 @@ pub use packet_capture::{
 pub use pod_capture::{
     DirectionStatus, Drops, FileStatus, PodCapture, PodCaptureSpec, PodCaptureStatus, RequestKind, RunState,
 };
+pub use policy::{Governed, Policy, govern};
 pub use refusal::{Refusal, reasons};
 pub use selection::Selection;
 pub use settings::{Limits, MAX_SNAP_LENGTH, Output, Rate, Rotation, Settings, Window};

@@ -5,7 +5,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Settings, human_bytes};
+use crate::{Settings, human_bytes, schema};
 
 /// Which pod is captured for which request, on which node and with which settings.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -20,6 +20,8 @@ use crate::{Settings, human_bytes};
     doc = "The record of one run: the capture of one pod once. Written by the agent of the pod's node.",
     selectable = ".spec.node",
     selectable = ".spec.pod",
+    selectable = ".spec.capture",
+    selectable = ".status.state",
     printcolumn = r#"{"name":"CAPTURE","type":"string","jsonPath":".spec.capture"}"#,
     printcolumn = r#"{"name":"POD","type":"string","jsonPath":".spec.pod"}"#,
     printcolumn = r#"{"name":"NODE","type":"string","jsonPath":".spec.node"}"#,
@@ -27,27 +29,42 @@ use crate::{Settings, human_bytes};
     printcolumn = r#"{"name":"PACKETS","type":"integer","jsonPath":".status.packets"}"#,
     printcolumn = r#"{"name":"DROPPED","type":"integer","jsonPath":".status.dropped"}"#,
     printcolumn = r#"{"name":"SIZE","type":"string","jsonPath":".status.size"}"#,
-    printcolumn = r#"{"name":"AGE","type":"date","jsonPath":".metadata.creationTimestamp"}"#
+    printcolumn = r#"{"name":"AGE","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name":"REASON","type":"string","jsonPath":".status.reason","priority":1}"#,
+    printcolumn = r#"{"name":"INTERFACE","type":"string","jsonPath":".status.interface","priority":1}"#,
+    printcolumn = r#"{"name":"ATTACHED","type":"string","jsonPath":".status.attachMode","priority":1}"#,
+    printcolumn = r#"{"name":"STARTED","type":"date","jsonPath":".status.startTime","priority":1}"#,
+    printcolumn = r#"{"name":"MESSAGE","type":"string","jsonPath":".status.message","priority":1}"#
 )]
 #[serde(rename_all = "camelCase")]
 pub struct PodCaptureSpec {
     /// The pod's full name.
+    #[schemars(schema_with = "schema::fixed_name")]
     pub pod: String,
     /// The pod's UID: a pod of the same name made later is another one.
     #[serde(rename = "podUID")]
+    #[schemars(schema_with = "schema::fixed_uid")]
     pub pod_uid: String,
     /// The UID of the namespace; empty where there is no Kubernetes.
     #[serde(default, rename = "namespaceUID", skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "schema::fixed_uid")]
     pub namespace_uid: String,
-    /// Who asked: a label on the pod, or a PacketCapture.
+    /// Who asked: Label is the label on the pod, PacketCapture an object of that kind.
+    #[schemars(extend("x-kubernetes-validations" = [{
+        "rule": "self == oldSelf",
+        "message": "a record tells of one run for good: this never changes",
+    }]))]
     pub request: RequestKind,
     /// The PacketCapture's full name; absent for a label.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::fixed_name")]
     pub capture: Option<String>,
     /// The UID of the PacketCapture; the pod's for a label.
     #[serde(default, rename = "requestUID", skip_serializing_if = "String::is_empty")]
+    #[schemars(schema_with = "schema::fixed_uid")]
     pub request_uid: String,
     /// The node. Never changes.
+    #[schemars(schema_with = "schema::fixed_name")]
     pub node: String,
     /// The settings in force after defaults and caps; absent when the request was refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -99,7 +116,8 @@ impl RunState {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PodCaptureStatus {
-    /// Where the run is in its life.
+    /// Where the run is in its life. Pending, Scheduled, WaitingForTraffic, Capturing and Paused may still change;
+    /// Completed, Stopped, Refused and Failed are final.
     #[serde(default)]
     pub state: RunState,
     /// Why, in CamelCase.
@@ -169,6 +187,7 @@ impl PodCaptureStatus {
 /// One direction's counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct DirectionStatus {
     /// Packets that came by.
     pub seen: u64,
@@ -183,6 +202,7 @@ pub struct DirectionStatus {
 /// Packets that were lost, by cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct Drops {
     /// The ring buffer was full: the agent did not keep up.
     pub ring: u64,

@@ -15,13 +15,17 @@ pub const MAX_SNAP_LENGTH: u32 = 65_556;
 /// The effective settings of a run: complete, checked, clipped to the caps.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-map-type" = "atomic"))]
 pub struct Settings {
     /// pcap-filter(7) expression; empty accepts every packet.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub filter: String,
     /// Which way packets go, seen from the pod.
     pub direction: Direction,
-    /// Bytes kept of each packet, 1 to [`MAX_SNAP_LENGTH`].
+    /// The interface's name inside the pod; the default interface when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// Bytes kept of each packet, 1 to 65556.
     pub snap_length: u32,
     /// Keep link, network and transport headers only.
     pub headers_only: bool,
@@ -119,7 +123,7 @@ pub struct Limits {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Rotation {
-    /// When a file has this many bytes; at least [`crate::MIN_FILE_BYTES`].
+    /// When a file has this many bytes; at least 131072.
     pub file_bytes: u64,
     /// Keep the newest so many files, at least 1; absent keeps all.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn a_good_spec_passes() {
         let spec = r#"{"podSelector":{"matchLabels":{"app":"web"},"matchExpressions":[{"key":"a","operator":"In",
-            "values":["b"]}]},"podNames":["a"],"filter":"tcp port 80","direction":"Both","snapLength":65535,
+            "values":["b"]}]},"podNames":["a"],"filter":"tcp port 80","direction":"Both","interface":"net1","snapLength":65535,
             "headersOnly":false,"sample":1,"rateLimit":{"packetsPerSecond":100000,"bytesPerSecond":"100Mi"},
             "limits":{"packets":1000000,"bytes":"1Gi"},"rotation":{"fileBytes":"100Mi","files":10,"interval":"1h"},
             "startTime":"2026-12-01T10:00:00Z","duration":"10m","state":"Running","retention":"24h",

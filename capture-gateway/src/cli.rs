@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use capture_api::GoDuration;
@@ -21,6 +22,11 @@ pub struct Cli {
 pub enum Command {
     /// Runs until it is told to stop (SIGTERM or Ctrl-C). Of several, one holds the lease and writes.
     Run(Run),
+    /// Creates the CapturePolicy that a file (YAML) holds, unless there is one of its name.
+    CreatePolicy {
+        /// The file.
+        file: PathBuf,
+    },
 }
 
 /// `run`
@@ -117,9 +123,9 @@ mod tests {
     use super::*;
 
     fn run(line: &str) -> Result<Run, clap::Error> {
-        Cli::try_parse_from(line.split_whitespace()).map(|cli| {
-            let Command::Run(run) = cli.command;
-            run
+        Cli::try_parse_from(line.split_whitespace()).map(|cli| match cli.command {
+            Command::Run(run) => run,
+            other => panic!("{other:?}"),
         })
     }
 

@@ -14,6 +14,7 @@ mod budget;
 mod cache;
 mod captures;
 pub mod cli;
+mod create_policy;
 mod gateway;
 mod health;
 mod http;
@@ -29,4 +30,5 @@ mod uid;
 mod watch;
 mod write;
 
+pub use create_policy::{CreatePolicyError, create_policy};
 pub use gateway::{GatewayError, run};

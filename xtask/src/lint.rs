@@ -5,6 +5,7 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::command::run;
+use crate::generate;
 use crate::setup::{self, Purpose, cargo_deny, toolchain};
 use crate::workspace::{cargo, root};
 
@@ -25,6 +26,8 @@ pub(crate) fn run_all() -> Result<()> {
     }
     heading("rustdoc");
     run(inner(&["doc", "--quiet", "--no-deps"]).args(USER_SPACE).env("RUSTDOCFLAGS", "-D warnings"))?;
+    heading("generated files");
+    generate::check()?;
     heading("cargo-deny");
     // Not `advisories`: they come over the network and change without the sources.
     run(Command::new(cargo_deny()?)

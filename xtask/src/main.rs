@@ -1,8 +1,11 @@
 //! podtap's entry point: every job of a developer, of CI and of whoever tries it is one verb here.
 
 mod build;
+mod cluster;
 mod command;
 mod demo;
+mod generate;
+mod image;
 mod lint;
 mod measure;
 mod setup;
@@ -32,8 +35,15 @@ enum Verb {
     Build,
     /// Capture two of three pods that talk to each other, and show what came of it
     Demo(demo::Options),
-    /// Check format, lints, documentation, dependencies and licences
+    /// Check format, lints, documentation, dependencies, licences and generated files
     Lint,
+    /// Write the files of deploy/ that follow from code: custom resource definitions, the default policy
+    Generate(generate::Options),
+    /// A Kubernetes with two nodes on this machine, for tests and for trying podtap
+    #[command(subcommand)]
+    Cluster(cluster::Action),
+    /// Make podtap's container image without a container engine, and give it to the cluster when that is up
+    Image(image::Options),
     /// Run the tests, all of them without a flag; the last line is the total
     Test(test::Selection),
     /// Measure podtap side by side with tcpdump and dumpcap
@@ -57,6 +67,9 @@ fn main() -> ExitCode {
         }
         Verb::Demo(options) => demo::run(&options),
         Verb::Lint => lint::run_all(),
+        Verb::Generate(options) => generate::generate(&options),
+        Verb::Cluster(action) => cluster::run(&action),
+        Verb::Image(options) => image::run(&options),
         Verb::Test(selection) => test::run(&selection),
         Verb::Bench(arguments) => measure::bench(&arguments),
         Verb::Fuzz(arguments) => measure::fuzz(&arguments),

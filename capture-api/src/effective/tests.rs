@@ -34,6 +34,7 @@ fn nothing_asked_gives_the_defaults_without_a_note() {
         Settings {
             filter: String::new(),
             direction: Direction::Both,
+            interface: None,
             snap_length: 65_556,
             headers_only: false,
             sample: 1,
@@ -52,7 +53,7 @@ fn nothing_asked_gives_the_defaults_without_a_note() {
 
 #[test]
 fn everything_asked_within_the_caps_is_taken_as_it_is() {
-    let json = r#"{"filter":" tcp port 80\n","direction":"ToPod","snapLength":"1k","headersOnly":true,"sample":10,
+    let json = r#"{"filter":" tcp port 80\n","direction":"ToPod","interface":"net1","snapLength":"1k","headersOnly":true,"sample":10,
         "rateLimit":{"packetsPerSecond":"100k","bytesPerSecond":"100Mi"},"limits":{"packets":1000000,"bytes":"2Gi"},
         "rotation":{"fileBytes":"1Mi","files":10,"interval":"1h"},"startTime":"2026-12-01T11:00:00+01:00",
         "duration":"1h30m","state":"Paused","retention":"12h","output":{"objectStore":"archive"}}"#;
@@ -62,6 +63,7 @@ fn everything_asked_within_the_caps_is_taken_as_it_is() {
         Settings {
             filter: "tcp port 80".into(),
             direction: Direction::ToPod,
+            interface: Some("net1".into()),
             snap_length: 1000,
             headers_only: true,
             sample: 10,

@@ -11,14 +11,15 @@ pub(super) fn count(number: u64, thing: &str) -> String {
     format!("{number} {thing}{}", if number == 1 { "" } else { "s" })
 }
 
-/// A note as a sentence.
+/// A note as a sentence. A field's name at its beginning stays as it is written.
 pub(crate) fn sentence(note: &str) -> String {
-    let mut letters = note.chars();
     let end = if note.ends_with(['.', '?']) { "" } else { "." };
-    letters
-        .next()
-        .map(|first| format!("{}{}{end}", first.to_uppercase(), letters.as_str()))
-        .unwrap_or_default()
+    let field = note.split(' ').next().is_some_and(|word| word.trim_end_matches('.').contains('.'));
+    let mut letters = note.chars();
+    match letters.next() {
+        Some(first) if !field => format!("{}{}{end}", first.to_uppercase(), letters.as_str()),
+        _ => format!("{note}{end}"),
+    }
 }
 
 /// A reason as the API takes it: what is no CamelCase word becomes one that says nothing.

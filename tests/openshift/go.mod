@@ -1,0 +1,3 @@
+module podtap.dev/tests/openshift
+
+go 1.24
