@@ -58,6 +58,7 @@ pub enum AgentError {
 pub fn run(config: &Config, manifests: &Path) -> Result<(), AgentError> {
     let loader = Loader::new(config.attach_mode.forced())?;
     let rings = RingBudget::of(config.memory_budget);
+    loader.prepare(rings.next());
     let storage = Storage::open(StorageConfig {
         data_dir: config.data_dir.clone(),
         buffer_bytes: config.memory_budget - RingBudget::share(config.memory_budget),

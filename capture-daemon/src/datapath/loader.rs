@@ -1,5 +1,10 @@
 //! Makes taps: a copy of the kernel object with settings and filter, loaded into the kernel.
 
+use std::{
+    os::fd::OwnedFd,
+    sync::{Mutex, PoisonError},
+};
+
 use capture_common::{DIRECTION_FROM_POD, DIRECTION_TO_POD, Direction, MAX_CAPTURED, TapSettings};
 use capture_filter::Filter;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -15,6 +20,8 @@ use super::{
 pub struct Loader {
     mode: AttachMode,
     template: Template,
+    /// A ring that was made ahead, and its bytes.
+    spare: Mutex<Option<(u32, OwnedFd)>>,
     _warm: Option<WarmLinks>,
 }
 
@@ -32,7 +39,7 @@ impl Loader {
             }
             (Some(AttachMode::Tcx) | None, warm) => (AttachMode::Tcx, Some(warm?)),
         };
-        Ok(Self { mode, template, _warm: warm })
+        Ok(Self { mode, template, spare: Mutex::new(None), _warm: warm })
     }
 
     /// How taps are attached here.
@@ -59,8 +66,30 @@ impl Loader {
             AttachMode::Tcx => directions.iter().map(|direction| Entry::tc(*direction)).collect(),
             AttachMode::Socket => vec![Entry::PacketSocket],
         };
-        let (maps, programs) = self.template.load(filter, settings, ring_bytes, &entries)?;
+        let ring = self.ring(ring_bytes)?;
+        let (maps, programs) = self.template.load(filter, settings, ring, &entries)?;
         Tap::new(mode, directions, ring_bytes, maps, programs)
+    }
+
+    /// Makes a ring ahead for the next tap: the kernel takes longer over its memory than over the rest of the tap. It
+    /// comes on top of what taps hold, so there is one at most.
+    pub fn prepare(&self, ring_bytes: u32) {
+        let is_there = self.spare().as_ref().is_some_and(|(bytes, _)| *bytes == ring_bytes);
+        if !is_there && let Ok(ring) = self.template.make_ring(ring_bytes) {
+            *self.spare() = Some((ring_bytes, ring));
+        }
+    }
+
+    fn ring(&self, bytes: u32) -> Result<OwnedFd, DatapathError> {
+        match self.spare().take_if(|(spare, _)| *spare == bytes) {
+            Some((_, ring)) => Ok(ring),
+            None => self.template.make_ring(bytes),
+        }
+    }
+
+    fn spare(&self) -> std::sync::MutexGuard<'_, Option<(u32, OwnedFd)>> {
+        // It is taken or put in place whole.
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -140,29 +140,29 @@ impl Template {
         Ok(template)
     }
 
-    /// Makes the maps of one tap and loads the entry points that are asked for.
+    /// Makes a ring of that size.
+    pub(super) fn make_ring(&self, bytes: u32) -> Result<OwnedFd, DatapathError> {
+        self.make_map(RING, 0, bytes)
+    }
+
+    fn make_map(&self, name: &str, flags: u32, max_entries: u32) -> Result<OwnedFd, DatapathError> {
+        let map = &self.object.maps[name];
+        let (map_type, key_size, value_size) = (map.map_type(), map.key_size(), map.value_size());
+        sys::create_map(&MapSpec { map_type, key_size, value_size, max_entries, flags, name })
+    }
+
+    /// Makes the other maps of one tap and loads the entry points that are asked for.
     pub(super) fn load(
         &self,
         filter: Option<&Filter>,
         settings: &TapSettings,
-        ring_bytes: u32,
+        ring: OwnedFd,
         entries: &[Entry],
     ) -> Result<(TapMaps, Vec<OwnedFd>), DatapathError> {
-        let make = |name: &str, flags: u32| {
-            let map = &self.object.maps[name];
-            sys::create_map(&MapSpec {
-                map_type: map.map_type(),
-                key_size: map.key_size(),
-                value_size: map.value_size(),
-                max_entries: if name == RING { ring_bytes } else { map.max_entries() },
-                flags,
-                name,
-            })
-        };
+        let make = |name, flags| self.make_map(name, flags, self.object.maps[name].max_entries());
         let rodata = make(SETTINGS, READ_ONLY)?;
         sys::fill_and_freeze(rodata.as_fd(), &settings_bytes(settings))?;
-        let maps =
-            TapMaps { control: make(CONTROL, MAPPABLE)?, counters: make(COUNTERS, 0)?, ring: make(RING, 0)? };
+        let maps = TapMaps { control: make(CONTROL, MAPPABLE)?, counters: make(COUNTERS, 0)?, ring };
 
         let place = |name: &'static str, fd: &OwnedFd| -> (&'static str, i32, &Map) {
             (name, fd.as_raw_fd(), &self.object.maps[name])

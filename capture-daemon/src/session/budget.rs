@@ -11,6 +11,7 @@ pub struct RingBudget {
 }
 
 const MIB: u32 = 1 << 20;
+const LARGEST_RING: u32 = 16 * MIB;
 /// The smallest ring that a tap is given, in bytes.
 const SMALLEST_RING: u32 = MIB;
 
@@ -29,13 +30,7 @@ impl RingBudget {
 
     /// Memory for one more ring, in bytes, or nothing when there is not even room for the smallest.
     pub const fn grant(&mut self) -> Option<u32> {
-        let ring = if self.used < self.total / 8 {
-            4 * MIB
-        } else if self.used < self.total / 4 {
-            2 * MIB
-        } else {
-            SMALLEST_RING
-        };
+        let ring = self.next();
         if self.used + ring as u64 > self.total {
             return None;
         }
@@ -43,6 +38,19 @@ impl RingBudget {
         Some(ring)
     }
 
+    /// Bytes of the ring that the next tap is granted, if it still fits.
+    #[must_use]
+    pub const fn next(&self) -> u32 {
+        if self.used < self.total / 16 && self.total >= 8 * LARGEST_RING as u64 {
+            LARGEST_RING
+        } else if self.used < self.total / 8 {
+            4 * MIB
+        } else if self.used < self.total / 4 {
+            2 * MIB
+        } else {
+            SMALLEST_RING
+        }
+    }
     /// Gives back what [`Self::grant`] gave.
     pub const fn release(&mut self, ring: u32) {
         self.used -= ring as u64;
@@ -67,7 +75,7 @@ mod tests {
     #[test]
     fn the_first_tap_gets_the_largest_ring_and_a_full_budget_refuses() {
         let mut budget = RingBudget::of(256 << 20);
-        assert_eq!(budget.grant(), Some(4 * MIB));
+        assert_eq!(budget.grant(), Some(LARGEST_RING));
         while budget.grant().is_some() {}
         budget.release(SMALLEST_RING);
         assert_eq!(budget.grant(), Some(SMALLEST_RING));

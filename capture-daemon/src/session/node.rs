@@ -159,6 +159,7 @@ impl Node {
                     Ok(tap)
                 });
             answer.send(Answer::Loaded { ring, tap });
+            loader.prepare(ring);
         };
         if settings.filter.is_empty() {
             return workers.run(move || load(Ok(None), answer));

@@ -8,6 +8,7 @@
 
 mod accounts;
 mod budget;
+mod copy;
 mod directory;
 mod error;
 mod event;

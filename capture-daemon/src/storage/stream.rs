@@ -20,6 +20,7 @@ use super::{
     budget::{Share, WriteBudget},
     file::{Blocks, header_end},
     lane::{Item, Lane, Ready},
+    copy,
     layout::{Course, PACKED_MOST, PAGE, gap},
     pool::{CHUNK, Chunk, Pool},
 };
@@ -149,7 +150,7 @@ impl FileStream {
             return Append::OverBudget;
         }
         let Some(chunk) = &mut self.chunk else { return Append::NoBuffer };
-        chunk[self.filled..][..block.len()].copy_from_slice(block);
+        copy::copy(&mut chunk[self.filled..][..block.len()], block);
         self.filled += block.len();
         self.course = self.course.with(block.len());
         self.packets += u64::from(is_packet(block));
@@ -279,6 +280,7 @@ impl FileStream {
 
     fn hand_over(&mut self) {
         let items = self.sealed.len();
+        copy::settle();
         for item in self.sealed.drain(..) {
             // The lane holds the other end.
             let _ = self.items.send(item);
