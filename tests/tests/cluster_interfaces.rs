@@ -1,0 +1,199 @@
+//! Real pods' interfaces, made by a real CNI: found, and captured from their first packet on.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use podtap_tests::blocks::{self, Packet};
+use podtap_tests::cluster::{Cluster, Namespace, PodManifest, RunningPod, wait};
+use podtap_tests::scratch::Scratch;
+use serde_json::{Value, json};
+
+const SOON: Duration = Duration::from_secs(30);
+const ATTACHED: [&str; 2] = ["WaitingForTraffic", "Capturing"];
+const OVER: [&str; 4] = ["Completed", "Stopped", "Refused", "Failed"];
+const CAPTURE: &str = "podtap.dev/capture";
+/// How many new pods in a row must lose nothing.
+const TRIES: usize = 10;
+
+/// The cluster, with podtap on it.
+fn cluster() -> Cluster {
+    let cluster = Cluster::get().unwrap();
+    let overlay = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/overlays/default");
+    cluster.kubectl(&["apply", "-k", overlay.to_str().unwrap()]).unwrap();
+    let rollout = ["-n", "podtap-system", "rollout", "status", "daemonset/podtap-agent", "--timeout=110s"];
+    cluster.kubectl_within(Duration::from_secs(120), &rollout).unwrap();
+    cluster
+}
+
+/// A namespace that may capture by the default policy.
+fn namespace<'a>(cluster: &'a Cluster, name: &str) -> Namespace<'a> {
+    Namespace::make(cluster, name, &[("podtap.dev/allow", "true")]).unwrap()
+}
+
+/// Waits until the run of that pod, asked for by its label or by a capture, is in one of these states.
+fn run(namespace: &Namespace<'_>, pod: &str, capture: Option<&str>, states: &[&str]) -> Value {
+    let records = || -> Result<Vec<Value>> {
+        Ok(namespace.get_json(&["podcaptures"])?["items"].as_array().context("no list")?.clone())
+    };
+    let wanted = |record: &Value| {
+        record["spec"]["pod"] == pod
+            && record["spec"]["capture"].as_str() == capture
+            && record["status"]["state"].as_str().is_some_and(|state| states.contains(&state))
+    };
+    let found =
+        wait(&format!("the run of {pod} to be {states:?}"), SOON, || Ok(records()?.into_iter().find(wanted)));
+    found.with_context(|| format!("{:#?}", records())).unwrap()
+}
+
+/// The packets of a record's files, fetched out of the agent of its node.
+fn packets(cluster: &Cluster, record: &Value) -> Vec<Packet> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let node = format!("spec.nodeName={}", text(&record["spec"]["node"]));
+    let label = ["-l", "app.kubernetes.io/name=podtap-agent", "--field-selector", &node];
+    let agents = cluster.get_json(&[&["pods", "-n", "podtap-system"][..], &label].concat()).unwrap();
+    let agent = text(&agents["items"][0]["metadata"]["name"]);
+    let scratch = Scratch::new("fetched").unwrap();
+    let (namespace, name) = (text(&record["metadata"]["namespace"]), text(&record["metadata"]["name"]));
+    let files = record["status"]["files"].as_array().cloned().unwrap_or_default();
+    let fetched = files.iter().flat_map(|file| {
+        let file = text(&file["name"]);
+        let to = scratch.path().join(&file);
+        cluster
+            .copy_out("podtap-system", &agent, &format!("/var/lib/podtap/{namespace}/{name}/{file}"), &to)
+            .unwrap();
+        blocks::read(&to).unwrap().packets
+    });
+    fetched.collect()
+}
+
+fn ipv4(pod: &RunningPod) -> [u8; 4] {
+    match pod.address {
+        IpAddr::V4(address) => address.octets(),
+        IpAddr::V6(_) => panic!("the test speaks IPv4"),
+    }
+}
+
+/// A new pod whose first deed is to call the server.
+fn caller(name: &str, server: &RunningPod) -> PodManifest {
+    let call = format!("nc {} 8080 </dev/null; sleep 3600", server.address);
+    PodManifest::new(name).on("node1").label(CAPTURE, "true").shell(&call)
+}
+
+#[test]
+#[ignore = "needs a cluster: cargo xtask test --cluster"]
+fn a_pod_that_is_made_with_the_label_is_captured_from_its_first_packet_on() {
+    let cluster = cluster();
+    let namespace = namespace(&cluster, "first");
+    // Answers each call and counts nothing. On the other node: what comes in has passed two hosts.
+    let listen = "while true; do echo hello | nc -l -p 8080; done";
+    let server = namespace.run(&PodManifest::new("server").on("node2").shell(listen)).unwrap();
+    for number in 0..TRIES {
+        let name = format!("new-{number}");
+        let pod = namespace.run(&caller(&name, &server)).unwrap();
+        wait("the call to be captured", SOON, || {
+            let record = run(&namespace, &name, None, &ATTACHED);
+            Ok((record["status"]["packets"].as_u64() >= Some(4)).then_some(()))
+        })
+        .unwrap();
+        namespace.kubectl(&["label", "pod", &name, &format!("{CAPTURE}-")]).unwrap();
+        let record = run(&namespace, &name, None, &OVER);
+        assert_eq!(record["status"]["attachMode"], "Socket", "{record:#}");
+        let packets = packets(&cluster, &record);
+        let (own, other) = (ipv4(&pod), ipv4(&server));
+        let place = |what: &str, wanted: &dyn Fn(&Packet) -> bool| {
+            let found = packets.iter().position(wanted);
+            found.unwrap_or_else(|| panic!("{name}: no {what} in {packets:#?}"))
+        };
+        let asks = place("question for the gateway's address", &|packet| {
+            packet.outbound
+                && packet.data[12..14] == [8, 6]
+                && packet.data[28..32] == own
+                && packet.data[38..42] != own
+        });
+        let tcp = |packet: &Packet, from: [u8; 4], to: [u8; 4], flags: u8| {
+            packet.data[12..14] == [8, 0]
+                && packet.data[23] == 6
+                && packet.data[26..30] == from
+                && packet.data[30..34] == to
+                && packet.data[47] & 0x12 == flags
+        };
+        let calls = place("SYN", &|packet| packet.outbound && tcp(packet, own, other, 0x02));
+        let answer = place("SYN and ACK", &|packet| !packet.outbound && tcp(packet, other, own, 0x12));
+        assert!(asks < calls && calls < answer, "{name}: {packets:#?}");
+        let outbound = packets.iter().filter(|packet| packet.outbound);
+        let mac = &packets[calls].data[6..12];
+        assert!(outbound.clone().all(|packet| &packet.data[6..12] == mac), "{name}: another pod's packets");
+        assert!(!record["status"]["notes"].to_string().contains("first packets"), "{record:#}");
+        namespace.delete_pod(&name).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs a cluster: cargo xtask test --cluster"]
+fn pods_that_are_made_at_once_get_their_own_first_packets_and_no_others() {
+    let cluster = cluster();
+    let namespace = namespace(&cluster, "at-once");
+    let listen = "while true; do echo hello | nc -l -p 8080; done";
+    let server = namespace.run(&PodManifest::new("server").on("node2").shell(listen)).unwrap();
+    let names = ["new-a", "new-b", "new-c"];
+    let pods = namespace.run_all(&names.map(|name| caller(name, &server))).unwrap();
+    for (name, pod) in names.iter().zip(&pods) {
+        wait("the call to be captured", SOON, || {
+            let record = run(&namespace, name, None, &ATTACHED);
+            Ok((record["status"]["packets"].as_u64() >= Some(4)).then_some(()))
+        })
+        .unwrap();
+        namespace.kubectl(&["label", "pod", name, &format!("{CAPTURE}-")]).unwrap();
+        let record = run(&namespace, name, None, &OVER);
+        let packets = packets(&cluster, &record);
+        let syn = |packet: &&Packet| {
+            packet.data[12..14] == [8, 0]
+                && packet.data[23] == 6
+                && packet.outbound
+                && packet.data[47] & 0x12 == 2
+        };
+        let callers: Vec<&[u8]> = packets.iter().filter(syn).map(|packet| &packet.data[26..30]).collect();
+        assert!(!callers.is_empty() && callers.iter().all(|from| *from == ipv4(pod)), "{name}: {callers:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs a cluster: cargo xtask test --cluster"]
+fn annotations_that_name_an_interface_are_refused() {
+    let cluster = cluster();
+    let namespace = namespace(&cluster, "names");
+    let victim = namespace.run(&PodManifest::new("victim").on("node1")).unwrap();
+    for (number, (key, value)) in
+        [("interface", "veth0"), ("interface", "cni0"), ("netns", "/proc/1/ns/net")].iter().enumerate()
+    {
+        let name = format!("attacker-{number}");
+        let pod = PodManifest::new(&name).on("node1").label(CAPTURE, "true");
+        namespace.apply(&pod.annotation(&format!("podtap.dev/{key}"), value).manifest()).unwrap();
+        let record = run(&namespace, &name, None, &["Refused"]);
+        assert_eq!(record["status"]["packets"].as_u64().unwrap_or(0), 0, "{record:#}");
+    }
+    drop(victim);
+}
+
+#[test]
+#[ignore = "needs a cluster: cargo xtask test --cluster"]
+fn a_pods_interface_goes_by_its_name_inside() {
+    let cluster = cluster();
+    let namespace = namespace(&cluster, "inside");
+    let pods = ["web", "peer"].map(|name| PodManifest::new(name).on("node1"));
+    let pods = namespace.run_all(&pods).unwrap();
+    for (name, interface) in [("eth0", "eth0"), ("net1", "net1")] {
+        namespace
+            .apply(&json!({"apiVersion": "podtap.dev/v1alpha1", "kind": "PacketCapture", "metadata": {"name": name},
+                "spec": {"podNames": ["web"], "interface": interface, "filter": "icmp"}}))
+            .unwrap();
+    }
+    run(&namespace, "web", Some("eth0"), &ATTACHED);
+    let missing = run(&namespace, "web", Some("net1"), &["Pending"]);
+    let message = missing["status"]["message"].as_str().unwrap_or_default();
+    assert!(message.contains("net1") && message.contains("eth0"), "{missing:#}");
+    namespace.exec("peer", &["ping", "-c", "2", &pods[0].address.to_string()]).unwrap();
+    run(&namespace, "web", Some("eth0"), &["Capturing"]);
+}
