@@ -42,6 +42,7 @@ fn measure(directory: &Path, length: usize, streams: usize, total: u64) -> anyho
         writers: 2,
         write_bytes_per_second: None,
         quota_bytes: None,
+        namespace_quota_bytes: None,
         max_disk_percent: 95,
     })?;
     let runs = (0..streams)

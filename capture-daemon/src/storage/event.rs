@@ -60,6 +60,8 @@ pub enum StorageFailure {
     DiskFull,
     /// The data directory holds as much as its quota allows.
     Quota,
+    /// The runs of the same owner hold as much as their quota allows.
+    NamespaceQuota,
     /// Writing failed.
     Io(String),
 }
@@ -79,6 +81,9 @@ impl fmt::Display for StorageFailure {
         match self {
             Self::DiskFull => f.write_str("the disk is full, or as full as the agent may make it"),
             Self::Quota => f.write_str("the data directory has reached its quota"),
+            Self::NamespaceQuota => {
+                f.write_str("the namespace's captures hold as much of the data directory as they may")
+            }
             Self::Io(reason) => f.write_str(reason),
         }
     }

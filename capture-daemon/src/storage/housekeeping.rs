@@ -37,10 +37,10 @@ impl Housekeeping {
                 if stopped.recv_timeout(ROUND) != Err(RecvTimeoutError::Timeout) {
                     return;
                 }
-                let full = accounts.full().is_some();
+                let full = accounts.is_crowded();
                 let mut result = accounts.sample(data.as_fd(), data.path());
                 if round.is_multiple_of(if full { RECOUNT_WHEN_FULL } else { RECOUNT }) {
-                    result = result.and_then(|()| accounts.recount(|| count(&data)));
+                    result = result.and_then(|()| accounts.recount(|found| count(&data, found)));
                 }
                 if let Err(error) = result {
                     warn!(%error, "cannot tell how full the disk is");

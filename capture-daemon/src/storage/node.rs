@@ -14,7 +14,7 @@ use rustix::fs::{Mode, OFlags, fcntl_setfl, unlinkat};
 
 use super::{
     FileStream, RunDir, StorageError, StorageEvent, StorageFailure, StreamSpec,
-    accounts::Accounts,
+    accounts::{Accounts, Found},
     budget::WriteBudget,
     directory::{DataDir, list, open_below, subdirectory},
     housekeeping::Housekeeping,
@@ -27,6 +27,7 @@ use super::{
     worker::Worker,
     writer,
 };
+use crate::pulse::Pulse;
 
 /// The node's settings.
 #[derive(Clone, Debug)]
@@ -41,6 +42,8 @@ pub struct StorageConfig {
     pub write_bytes_per_second: Option<u64>,
     /// What the data directory may hold, in bytes.
     pub quota_bytes: Option<u64>,
+    /// What the runs of one owner may hold together, in bytes; see [`RunDir::charge`].
+    pub namespace_quota_bytes: Option<u64>,
     /// How full the file system may become, in percent as df(1) reckons.
     pub max_disk_percent: u8,
 }
@@ -52,8 +55,12 @@ pub struct Usage {
     pub used: u64,
     /// Its quota.
     pub quota: Option<u64>,
+    /// The quota of each owner of runs.
+    pub namespace_quota: Option<u64>,
     /// What the file system has left for anyone, in bytes.
     pub disk_free: u64,
+    /// Whether it is mounted read-only.
+    pub read_only: bool,
     /// Bytes of buffers that streams have.
     pub buffers_used: u64,
     /// Bytes of buffers that there are.
@@ -72,6 +79,7 @@ struct Inner {
     surroundings: Surroundings,
     lanes: Arc<Lanes>,
     writers: Vec<JoinHandle<()>>,
+    pulses: Vec<Pulse>,
     _housekeeping: Housekeeping,
 }
 
@@ -82,15 +90,23 @@ impl Storage {
             return Err(StorageError::Setting("the disk cannot be filled by more than 100 percent"));
         }
         let data = Arc::new(DataDir::open(&config.data_dir)?);
-        let accounts = Arc::new(Accounts::new(config.quota_bytes, config.max_disk_percent));
-        accounts.recount(|| count(&data))?;
+        let accounts = Arc::new(Accounts::new(
+            config.quota_bytes,
+            config.namespace_quota_bytes,
+            config.max_disk_percent,
+        ));
+        accounts.recount(|found| count(&data, found))?;
         accounts.sample(data.as_fd(), data.path())?;
         let pool = Pool::new(config.buffer_bytes)
             .map_err(|error| StorageError::io("reserve buffers for", &config.data_dir, error))?;
         let (ready, queue) = channel();
         let queue = Arc::new(Mutex::new(queue));
-        let writers = (0..config.writers.max(1))
-            .map(|number| writer::start(number, Arc::clone(&queue), ready.clone()))
+        let pulses: Vec<Pulse> =
+            (0..config.writers.max(1)).map(|number| Pulse::new(format!("writer-{number}"))).collect();
+        let writers = pulses
+            .iter()
+            .enumerate()
+            .map(|(number, pulse)| writer::start(number, Arc::clone(&queue), ready.clone(), pulse.clone()))
             .collect::<Result<_, _>>()
             .map_err(|error| StorageError::io("start writers for", &config.data_dir, error))?;
         let housekeeping =
@@ -103,16 +119,26 @@ impl Storage {
             budget: config.write_bytes_per_second.map(|cap| Arc::new(WriteBudget::new(cap))),
             ready,
         };
-        let inner = Inner { data, surroundings, lanes: Arc::default(), writers, _housekeeping: housekeeping };
+        let inner =
+            Inner { data, surroundings, lanes: Arc::default(), writers, pulses, _housekeeping: housekeeping };
         Ok(Self { inner: Arc::new(inner) })
     }
 
     /// The existing runs: directories with a `run.json`.
     pub fn runs(&self) -> Result<Vec<RunDir>, StorageError> {
+        self.directories(true)
+    }
+
+    /// Directories of runs without a `run.json`: an agent died when it made them, or took them away.
+    pub fn strays(&self) -> Result<Vec<RunDir>, StorageError> {
+        self.directories(false)
+    }
+
+    fn directories(&self, with_json: bool) -> Result<Vec<RunDir>, StorageError> {
         let mut runs = Vec::new();
         for (namespace, record) in records(&self.inner.data)? {
             let Ok(run) = self.open_run(&namespace, &record, false) else { continue };
-            if run.has_json() {
+            if run.has_json() == with_json {
                 runs.push(run);
             }
         }
@@ -137,7 +163,9 @@ impl Storage {
     /// Bytes of all runs of a namespace; 0 when it has none.
     pub fn namespace_bytes(&self, namespace: &str) -> Result<u64, StorageError> {
         names::check(namespace)?;
-        namespace_bytes(&self.inner.data, namespace)
+        let mut sum = 0;
+        count_namespace(&self.inner.data, namespace, &mut |_, _, bytes| sum += bytes)?;
+        Ok(sum)
     }
 
     /// Room that is used and left.
@@ -148,21 +176,38 @@ impl Storage {
         Usage {
             used: accounts.used(),
             quota: accounts.quota(),
+            namespace_quota: accounts.owner_quota(),
             disk_free: accounts.free(),
+            read_only: accounts.read_only(),
             buffers_used: bytes(pool.chunks().saturating_sub(pool.free())),
             buffers: bytes(pool.chunks()),
         }
+    }
+
+    /// The writer threads' signs of life: they beat while they write.
+    #[must_use]
+    pub fn pulses(&self) -> &[Pulse] {
+        &self.inner.pulses
     }
 
     /// Whether new captures may start, or why not. Looks at the disk itself before it says no: what was freed a moment
     /// ago counts.
     pub fn room(&self) -> Result<(), StorageFailure> {
         let accounts = &self.inner.surroundings.accounts;
-        if accounts.full().is_some() {
+        self.room_by(|| accounts.full())
+    }
+
+    /// As [`room`](Self::room), for captures of the run's owner.
+    pub fn room_in(&self, run: &RunDir) -> Result<(), StorageFailure> {
+        self.room_by(|| run.account().full())
+    }
+
+    fn room_by(&self, full: impl Fn() -> Option<StorageFailure>) -> Result<(), StorageFailure> {
+        if full().is_some() {
             // What cannot be asked is as it was.
-            let _ = accounts.sample(self.inner.data.as_fd(), self.inner.data.path());
+            let _ = self.inner.surroundings.accounts.sample(self.inner.data.as_fd(), self.inner.data.path());
         }
-        accounts.full().map_or(Ok(()), Err)
+        full().map_or(Ok(()), Err)
     }
 
     /// Begins a stream into `run`. `tell` is called by writer threads, and should return at once.
@@ -179,7 +224,8 @@ impl Storage {
             return Err(StorageError::Setting("the closing blocks of a file are too long"));
         }
         let lanes = Arc::clone(&self.inner.lanes);
-        Ok(FileStream::new(&self.inner.surroundings, spec, |items, header, spec| {
+        let account = run.account();
+        Ok(FileStream::new(&self.inner.surroundings, account, spec, |items, header, spec| {
             Lane::new(Worker::new(run, items, header, spec, Box::new(tell)), lanes)
         }))
     }
@@ -213,26 +259,26 @@ fn records(data: &DataDir) -> Result<Vec<(String, String)>, StorageError> {
     Ok(records)
 }
 
-fn namespace_bytes(data: &DataDir, namespace: &str) -> Result<u64, StorageError> {
+/// Tells the bytes of each run of a namespace.
+fn count_namespace(data: &DataDir, namespace: &str, found: Found<'_>) -> Result<(), StorageError> {
     let failed = |error| StorageError::io("list", data.path().join(namespace), error);
     let directory = match subdirectory(data.as_fd(), namespace, false) {
         Ok(directory) => directory,
-        Err(rustix::io::Errno::NOENT) => return Ok(0),
+        Err(rustix::io::Errno::NOENT) => return Ok(()),
         Err(error) => return Err(failed(error)),
     };
-    let mut bytes = 0;
     for record in list(directory.as_fd(), true).map_err(failed)? {
-        let Ok(record) = subdirectory(directory.as_fd(), &record, false) else { continue };
-        bytes += directory_bytes(record.as_fd()).map_err(failed)?;
+        let Ok(run) = subdirectory(directory.as_fd(), &record, false) else { continue };
+        found(namespace, &record, directory_bytes(run.as_fd()).map_err(failed)?);
     }
-    Ok(bytes)
+    Ok(())
 }
 
-/// Bytes of all files in the data directory.
-pub(super) fn count(data: &DataDir) -> Result<u64, StorageError> {
+/// Tells the bytes of each run in the data directory.
+pub(super) fn count(data: &DataDir, found: Found<'_>) -> Result<(), StorageError> {
     let namespaces =
         list(data.as_fd(), true).map_err(|error| StorageError::io("list", data.path(), error))?;
-    namespaces.iter().map(|namespace| namespace_bytes(data, namespace)).sum()
+    namespaces.iter().try_for_each(|namespace| count_namespace(data, namespace, found))
 }
 
 /// Tries an `O_DIRECT` write. A file system in memory may take it, but then page by page as any other write.

@@ -6,16 +6,17 @@ use std::{
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
 };
 
 use rustix::{
-    fs::{AtFlags, Mode, OFlags},
+    fs::{AtFlags, Mode, OFlags, Stat},
     io::Errno,
 };
 
 use super::{
     FileInfo, FileName, StorageError,
-    accounts::Accounts,
+    accounts::{Account, Accounts},
     directory::{DataDir, list, open_below, size_of, subdirectory},
     names, recovery,
 };
@@ -39,7 +40,7 @@ pub struct RunDir {
 #[derive(Debug)]
 struct Inner {
     data: Arc<DataDir>,
-    accounts: Arc<Accounts>,
+    account: Arc<Account>,
     namespace: String,
     record: String,
     directory: OwnedFd,
@@ -73,7 +74,7 @@ impl RunDir {
         Ok(Self {
             inner: Arc::new(Inner {
                 data: Arc::clone(data),
-                accounts: Arc::clone(accounts),
+                account: Arc::new(Account::new(accounts)),
                 namespace: namespace.to_owned(),
                 record: record.to_owned(),
                 directory,
@@ -104,8 +105,25 @@ impl RunDir {
         self.inner.directory.as_fd()
     }
 
-    pub(super) fn accounts(&self) -> &Arc<Accounts> {
-        &self.inner.accounts
+    pub(super) fn account(&self) -> &Arc<Account> {
+        &self.inner.account
+    }
+
+    /// Says whose run this is: all runs of an owner share `StorageConfig::namespace_quota_bytes`. The first owner
+    /// stays; a run of nobody counts for the whole data directory only.
+    ///
+    /// # Errors
+    /// When the directory cannot be read, and then the run is still nobody's.
+    pub fn charge(&self, owner: &str) -> Result<(), StorageError> {
+        let Inner { namespace, record, account, .. } = &*self.inner;
+        account.charge(namespace, record, owner, self.bytes()?);
+        Ok(())
+    }
+
+    /// Bytes of all runs of this run's owner.
+    #[must_use]
+    pub fn owner_bytes(&self) -> u64 {
+        self.inner.account.owner_used()
     }
 
     /// A number for a new file: at least `least`, and above every other of this run.
@@ -157,7 +175,7 @@ impl RunDir {
                     .map_err(|error| self.failed("rename", RUN_FILE, error))
             });
         match &written {
-            Ok(()) => self.inner.accounts.changed(before, bytes.len() as u64),
+            Ok(()) => self.inner.account.changed(before, bytes.len() as u64),
             Err(_) => self.unlink_unfinished(&unfinished),
         }
         written
@@ -199,6 +217,20 @@ impl RunDir {
         Ok(files)
     }
 
+    /// When anything in the directory was last changed: it itself, or a file's contents.
+    pub fn changed(&self) -> Result<SystemTime, StorageError> {
+        let failed = |error: Errno| self.failed("stat", "", error);
+        let mut latest = modified(&rustix::fs::fstat(self.as_fd()).map_err(failed)?);
+        for name in list(self.as_fd(), false).map_err(failed)? {
+            match rustix::fs::statat(self.as_fd(), &name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(status) => latest = latest.max(modified(&status)),
+                Err(Errno::NOENT) => {}
+                Err(error) => return Err(self.failed("stat", &name, error)),
+            }
+        }
+        Ok(latest)
+    }
+
     /// Bytes of everything in the directory.
     pub fn bytes(&self) -> Result<u64, StorageError> {
         directory_bytes(self.as_fd()).map_err(|error| self.failed("list", "", error))
@@ -216,7 +248,7 @@ impl RunDir {
                 .map_err(|error| self.failed("open", &file.name, error))?;
             recovery::recover(&File::from(fd), &mut file)
                 .map_err(|error| self.failed("recover", &file.name, error))?;
-            self.inner.accounts.changed(file.cut, 0);
+            self.inner.account.changed(file.cut, 0);
             if file.packets == Some(0) {
                 self.remove_file(&file.name)?;
             } else {
@@ -243,7 +275,7 @@ impl RunDir {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => return Err(self.failed("remove", name, error)),
         }
-        self.inner.accounts.removed(bytes);
+        self.inner.account.removed(bytes);
         Ok(bytes)
     }
 
@@ -253,7 +285,7 @@ impl RunDir {
             self.remove_file(&file.name)?;
         }
         // There is more room now, and whoever waits for it should not wait for the next sample.
-        self.inner.accounts.sample(self.inner.data.as_fd(), self.inner.data.path())
+        self.inner.account.all().sample(self.inner.data.as_fd(), self.inner.data.path())
     }
 
     /// Removes the run: its captures, `run.json` last, the directory, and the namespace's directory if it is empty
@@ -265,13 +297,17 @@ impl RunDir {
         let Inner { data, namespace, record, .. } = &*self.inner;
         let parent = match subdirectory(data.as_fd(), namespace, false) {
             Ok(parent) => parent,
-            Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::NOENT) => {
+                self.inner.account.all().forget(namespace, record);
+                return Ok(());
+            }
             Err(error) => return Err(StorageError::io("open", namespace, error)),
         };
         match rustix::fs::unlinkat(&parent, record.as_str(), AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(error) => return Err(self.failed("remove", "", error)),
         }
+        self.inner.account.all().forget(namespace, record);
         match rustix::fs::unlinkat(data.as_fd(), namespace.as_str(), AtFlags::REMOVEDIR) {
             Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => {}
             Err(error) => return Err(StorageError::io("remove", namespace, error)),
@@ -287,6 +323,11 @@ impl RunDir {
     ) -> StorageError {
         StorageError::io(call, self.path().join(name), error)
     }
+}
+
+fn modified(status: &Stat) -> SystemTime {
+    let seconds = Duration::from_secs(u64::try_from(status.st_mtime).unwrap_or(0));
+    SystemTime::UNIX_EPOCH + seconds
 }
 
 /// Bytes of the regular files in a directory.

@@ -16,7 +16,7 @@ use std::{
 
 use super::{
     Append, FileSummary, StorageFailure, StreamSpec,
-    accounts::Accounts,
+    accounts::{Account, Accounts},
     budget::{Share, WriteBudget},
     file::{Blocks, header_end},
     lane::{Item, Lane, Ready},
@@ -81,7 +81,7 @@ pub struct FileStream {
     ended: bool,
 
     pool: Arc<Pool>,
-    accounts: Arc<Accounts>,
+    account: Arc<Account>,
     items: Sender<Item>,
     ready: Sender<Ready>,
 }
@@ -98,6 +98,7 @@ pub(super) struct Surroundings {
 impl FileStream {
     pub(super) fn new(
         surroundings: &Surroundings,
+        account: &Arc<Account>,
         mut spec: StreamSpec,
         make_lane: impl FnOnce(Receiver<Item>, Vec<u8>, &StreamSpec) -> Lane,
     ) -> Self {
@@ -126,7 +127,7 @@ impl FileStream {
             refused: false,
             ended: false,
             pool: Arc::clone(&surroundings.pool),
-            accounts: Arc::clone(&surroundings.accounts),
+            account: Arc::clone(account),
             items,
             ready: surroundings.ready.clone(),
         }
@@ -181,7 +182,7 @@ impl FileStream {
     }
 
     fn take_chunk(&mut self) -> Result<(), Append> {
-        if let Some(reason) = self.accounts.full() {
+        if let Some(reason) = self.account.full() {
             self.refuse(reason);
             return Err(Append::Failed);
         }
@@ -210,7 +211,7 @@ impl FileStream {
         mine == 0
             || mine <= self.pool.free().saturating_sub(reserve)
                 && mine < MOST_CHUNKS
-                && (mine < MOST_CHUNKS_IN_NEED || self.accounts.room_for(2 * MOST_CHUNKS * CHUNK))
+                && (mine < MOST_CHUNKS_IN_NEED || self.account.room_for(2 * MOST_CHUNKS * CHUNK))
     }
 
     /// Nothing more is taken; what was taken will be written.
@@ -270,7 +271,7 @@ impl FileStream {
         self.position = end;
         self.course = Course::new(end, self.direct);
         self.file_packets += packets;
-        self.accounts.plan(planned);
+        self.account.plan(planned);
         self.sealed.push(Item::Blocks { blocks: Blocks { chunk, length, packets }, way, planned });
         let plenty = self.pool.free() > self.pool.chunks() / 2;
         if self.sealed.len() >= if plenty { BATCH } else { 1 } {
@@ -308,7 +309,7 @@ impl FileStream {
         }
         let end = end.end();
         let planned = end - self.position;
-        self.accounts.plan(planned);
+        self.account.plan(planned);
         self.earlier += end;
         (self.position, self.file_packets, self.file_since) = (0, 0, None);
         self.course = Course::new(header_end(self.header), self.direct);

@@ -10,7 +10,7 @@ use tracing::warn;
 
 use super::{
     FileName, RunDir, StorageError, StorageEvent, StorageFailure, StreamSpec,
-    accounts::Accounts,
+    accounts::Account,
     file::{Blocks, Incomplete, OpenFile, header_end},
     lane::{Item, Lane},
     layout::Way,
@@ -25,7 +25,7 @@ pub(super) struct Worker {
     /// Taken from `items` too early.
     next: Option<Item>,
     run: RunDir,
-    accounts: Arc<Accounts>,
+    account: Arc<Account>,
     header: Vec<u8>,
     record: String,
     first_sequence: u32,
@@ -49,7 +49,7 @@ impl Worker {
             items,
             next: None,
             run: run.clone(),
-            accounts: Arc::clone(run.accounts()),
+            account: Arc::clone(run.account()),
             header,
             record: spec.record.clone(),
             first_sequence: spec.first_sequence,
@@ -133,7 +133,7 @@ impl Worker {
             }
         };
         debug_assert!(in_file == 0 || in_file == planned, "planned {planned}, written {in_file}");
-        self.accounts.done(planned, written);
+        self.account.done(planned, written);
         lane.lose(packets - kept);
         if let Some(file) = &mut self.file
             && kept > 0
@@ -231,7 +231,7 @@ impl Worker {
             let OpenFile { name, position: bytes, packets, .. } = file;
             (self.tell)(StorageEvent::Closed { name: name.name, bytes, packets });
         }
-        self.accounts.done(planned, written);
+        self.account.done(planned, written);
     }
 
     fn finish(&mut self, lane: &Lane) {

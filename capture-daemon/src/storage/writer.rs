@@ -12,20 +12,24 @@ use std::{
 };
 
 use super::lane::{Lane, Ready};
+use crate::pulse::Pulse;
 
-/// Starts a thread that serves streams until it is told to stop and the queue is empty.
+/// Starts a thread that serves streams until it is told to stop and the queue is empty. `pulse` beats while it writes.
 pub(super) fn start(
     number: usize,
     queue: Arc<Mutex<Receiver<Ready>>>,
     ready: Sender<Ready>,
+    pulse: Pulse,
 ) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name(format!("writer-{number}")).spawn(move || {
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let rest = || queue.lock().unwrap_or_else(PoisonError::into_inner).try_recv();
         let serve = |lane: Arc<Lane>| {
+            pulse.beat();
             if lane.serve() {
                 let _ = ready.send(Ready::Stream(lane));
             }
+            pulse.rest();
         };
         while let Ok(Ready::Stream(lane)) = next() {
             serve(lane);

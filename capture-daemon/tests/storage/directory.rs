@@ -38,6 +38,26 @@ fn names_cannot_lead_out_of_the_data_directory() {
 }
 
 #[test]
+fn a_directory_without_run_json_is_no_run_and_goes_with_what_is_in_it_of_a_run() {
+    let scratch = Scratch::new();
+    let storage = Storage::open(config(&scratch.0)).unwrap();
+    let mut taker = Taker::new(&storage, "web-0", UNLIMITED);
+    assert_eq!(taker.append(&packet(1, 108)), Append::Taken);
+    let directory = taker.close().directory;
+    fs::write(directory.join(".new-run.json"), "{").unwrap();
+    let of_others = storage.run_dir("shop", "web-1").unwrap();
+    fs::write(of_others.path().join("notes"), "mine").unwrap();
+    assert_eq!(storage.runs().unwrap().len(), 0);
+    let strays = storage.strays().unwrap();
+    assert_eq!(strays.iter().map(|run| run.record()).collect::<Vec<_>>(), ["web-0", "web-1"]);
+    let age = strays[0].changed().unwrap().elapsed().unwrap();
+    assert!(age < std::time::Duration::from_secs(60), "{age:?}");
+    assert!(strays[0].clone().remove().is_ok() && !directory.exists());
+    assert!(strays[1].clone().remove().is_err());
+    assert_eq!(fs::read_to_string(of_others.path().join("notes")).unwrap(), "mine");
+}
+
+#[test]
 fn links_are_not_followed() {
     let scratch = Scratch::new();
     let (data, elsewhere) = (scratch.0.join("data"), scratch.0.join("elsewhere"));

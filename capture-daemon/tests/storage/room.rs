@@ -41,6 +41,60 @@ fn a_quota_stops_streams_with_a_reason_and_deleting_makes_room() {
 }
 
 #[test]
+fn an_owners_quota_stops_all_of_its_streams_and_nobody_elses() {
+    let scratch = Scratch::new();
+    let quota = 4 << 20;
+    let settings =
+        capture_daemon::storage::StorageConfig { namespace_quota_bytes: Some(quota), ..config(&scratch.0) };
+    let storage = Storage::open(settings.clone()).unwrap();
+    let [one, two, other] =
+        [("web-0", "shop"), ("web-1", "shop"), ("web-2", "bank")].map(|(record, owner)| {
+            let run = storage.run_dir("shop", record).unwrap();
+            run.write_json(b"{}").unwrap();
+            run.charge(owner).unwrap();
+            run
+        });
+    let takers = [&one, &two, &other].map(|run| Taker::of(&storage, run, UNLIMITED));
+    let mut taken = [0; 3];
+    let [mut first, mut second, mut third] = takers;
+    while first.append(&packet(taken[0], 1444)) == Append::Taken {
+        taken[0] += 1;
+    }
+    while second.append(&packet(taken[1], 1444)) == Append::Taken {
+        taken[1] += 1;
+    }
+    for number in 0..2000 {
+        assert_eq!(third.append(&packet(number, 1444)), Append::Taken);
+    }
+    let failed = StorageEvent::Failed { reason: StorageFailure::NamespaceQuota };
+    for (taker, taken) in [(first, taken[0]), (second, taken[1])] {
+        let closed = taker.close();
+        assert_eq!(closed.events.iter().filter(|&event| *event == failed).count(), 1);
+        assert!(closed.packets().into_iter().eq(0..taken), "what was taken is written");
+    }
+    assert_eq!(third.close().packets().len(), 2000);
+    assert!((quota - (1 << 20)..=quota + (1 << 18)).contains(&one.owner_bytes()), "{}", one.owner_bytes());
+    assert_eq!(one.owner_bytes(), two.owner_bytes());
+    assert_eq!(one.owner_bytes(), one.bytes().unwrap() + two.bytes().unwrap());
+    assert_eq!(storage.room_in(&two), Err(StorageFailure::NamespaceQuota));
+    assert_eq!((storage.room_in(&other), storage.room()), (Ok(()), Ok(())));
+
+    // The next agent finds the same, once it is told whose runs they are.
+    let before = one.owner_bytes();
+    drop((one, two, other, storage));
+    let storage = Storage::open(settings).unwrap();
+    let [one, two, other] = <[_; 3]>::try_from(storage.runs().unwrap()).unwrap();
+    assert_eq!(storage.room_in(&one), Ok(()), "of nobody yet");
+    for (run, owner) in [(&one, "shop"), (&two, "shop"), (&other, "bank")] {
+        run.charge(owner).unwrap();
+    }
+    assert_eq!(one.owner_bytes(), before);
+    assert_eq!(storage.room_in(&one), Err(StorageFailure::NamespaceQuota));
+    two.remove().unwrap();
+    assert_eq!(storage.room_in(&one), Ok(()));
+}
+
+#[test]
 fn a_ring_of_files_stays_below_a_quota_for_ever() {
     let scratch = Scratch::new();
     let storage = Storage::open(capture_daemon::storage::StorageConfig {

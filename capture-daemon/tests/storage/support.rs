@@ -11,7 +11,9 @@ use std::{
 
 use capture_daemon::{
     pcapng::{FILLER_TYPE, FileHeader, Interface, Statistics, filler, whole_block},
-    storage::{Append, FileStream, FileSummary, Rotation, Storage, StorageConfig, StorageEvent, StreamSpec},
+    storage::{
+        Append, FileStream, FileSummary, Rotation, RunDir, Storage, StorageConfig, StorageEvent, StreamSpec,
+    },
 };
 
 /// A directory that is removed in the end.
@@ -44,6 +46,7 @@ pub(crate) fn config(directory: &Path) -> StorageConfig {
         writers: 2,
         write_bytes_per_second: None,
         quota_bytes: None,
+        namespace_quota_bytes: None,
         max_disk_percent: 100,
     }
 }
@@ -151,9 +154,12 @@ pub(crate) struct Taker {
 
 impl Taker {
     pub(crate) fn new(storage: &Storage, record: &str, rotation: Rotation) -> Self {
-        let run = storage.run_dir("shop", record).unwrap();
+        Self::of(storage, &storage.run_dir("shop", record).unwrap(), rotation)
+    }
+
+    pub(crate) fn of(storage: &Storage, run: &RunDir, rotation: Rotation) -> Self {
         let (tell, events) = channel();
-        let stream = storage.stream(&run, spec(rotation), move |event| drop(tell.send(event))).unwrap();
+        let stream = storage.stream(run, spec(rotation), move |event| drop(tell.send(event))).unwrap();
         Self { stream, events, directory: run.path() }
     }
 
