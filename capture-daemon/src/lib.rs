@@ -11,6 +11,7 @@ pub mod datapath;
 pub mod filter_command;
 pub mod pcapng;
 pub mod pods;
+pub mod pulse;
 pub mod requests;
 pub mod session;
 pub mod storage;

@@ -18,11 +18,13 @@ use rustix::{
     process::setpriority_process,
     thread::gettid,
 };
+use tracing::warn;
 
 use super::{
     Counters, DatapathError, Ring,
     ring::{Progress, Verdict},
 };
+use crate::pulse::Pulse;
 
 /// Longest sleep: packets of a quiet tap are this old at most when they reach their sink.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -66,6 +68,7 @@ enum Command {
 pub struct Consumer {
     commands: mpsc::Sender<Command>,
     wake: Arc<OwnedFd>,
+    pulse: Pulse,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -86,7 +89,9 @@ impl Consumer {
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(DatapathError::errno("make an epoll"))?;
         epoll::add(&epoll, &*wake, epoll::EventData::new_u64(0), epoll::EventFlags::IN)
             .map_err(DatapathError::errno("watch an eventfd"))?;
+        let pulse = Pulse::new("consumer");
         let mut worker = Worker {
+            pulse: pulse.clone(),
             epoll,
             wake: Arc::clone(&wake),
             commands: received,
@@ -99,11 +104,19 @@ impl Consumer {
             .spawn(move || {
                 // A full-rate flood fills a ring in a few milliseconds, and others' work must not make it wait longer
                 // than that. Without the right to it (CAP_SYS_NICE) it is as patient as anybody.
-                let _ = setpriority_process(Some(gettid()), PRIORITY);
+                if setpriority_process(Some(gettid()), PRIORITY).is_err() {
+                    warn!("no right to go before others (CAP_SYS_NICE): on a busy node packets are lost sooner");
+                }
                 worker.run();
             })
             .map_err(|source| DatapathError::Syscall { call: "start the consumer thread", source })?;
-        Ok(Self { commands, wake, thread: Some(thread) })
+        Ok(Self { commands, wake, pulse, thread: Some(thread) })
+    }
+
+    /// The thread's sign of life: one each sweep, so at least each 100 ms.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
     }
 
     /// Reads `ring` into `sink` from now on. `id` is the caller's, and new.
@@ -159,6 +172,7 @@ struct Entry {
 }
 
 struct Worker {
+    pulse: Pulse,
     epoll: OwnedFd,
     wake: Arc<OwnedFd>,
     commands: mpsc::Receiver<Command>,
@@ -174,6 +188,7 @@ impl Worker {
             self.sweep();
             self.wait();
         }
+        self.pulse.rest();
     }
 
     /// Carries out what was asked; false to end.
@@ -223,6 +238,7 @@ impl Worker {
             }
         }
         let now = Instant::now();
+        self.pulse.beat_at(now);
         for entry in &mut self.entries {
             entry.sink.tick(now);
         }

@@ -11,6 +11,8 @@ pub struct RingBudget {
 }
 
 const MIB: u32 = 1 << 20;
+/// The largest: a core's full-rate flood of full packets fills it in some 15 ms, for which the agent's own core may
+/// well be away on a virtual machine.
 const LARGEST_RING: u32 = 16 * MIB;
 /// The smallest ring that a tap is given, in bytes.
 const SMALLEST_RING: u32 = MIB;
@@ -51,6 +53,30 @@ impl RingBudget {
             SMALLEST_RING
         }
     }
+
+    /// Bytes that are granted.
+    #[must_use]
+    pub const fn used(&self) -> u64 {
+        self.used
+    }
+
+    /// Bytes that can be granted.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// As [`Self::grant`], at most so many bytes, a power of two of at least the smallest ring.
+    pub const fn grant_at_most(&mut self, most: u32) -> Option<u32> {
+        match self.grant() {
+            Some(ring) if ring > most => {
+                self.used -= (ring - most) as u64;
+                Some(most)
+            }
+            granted => granted,
+        }
+    }
+
     /// Gives back what [`Self::grant`] gave.
     pub const fn release(&mut self, ring: u32) {
         self.used -= ring as u64;

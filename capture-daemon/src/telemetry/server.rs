@@ -1,0 +1,257 @@
+//! The HTTP server: `/metrics`, `/healthz`, `/readyz`, for anybody who reaches the address.
+//!
+//! One thread of its own. A connection has one request and little time, and when there are too many the oldest is
+//! closed: whoever holds connections open keeps nobody out.
+
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    io,
+    net::{SocketAddr, TcpListener},
+    sync::atomic::Ordering::Relaxed,
+    thread,
+    time::Duration,
+};
+
+use http_body_util::Full;
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Bytes, Incoming},
+    header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use thiserror::Error;
+use tokio::{net::TcpStream, task::AbortHandle, time};
+use tracing::{info, warn};
+
+use super::{Telemetry, metrics};
+
+/// A connection is closed after this long, whatever it is doing.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The most connections at once.
+const MOST: usize = 64;
+/// The longest request header that is read, in bytes.
+const LONGEST_HEADER: usize = 16 << 10;
+/// Pause after the system had no connection to give: it has run out of something.
+const PAUSE: Duration = Duration::from_millis(200);
+
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// Why nobody can ask.
+#[derive(Debug, Error)]
+pub enum ServeError {
+    /// The address cannot be listened at.
+    #[error("cannot listen at httpAddress {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The thread cannot be started.
+    #[error("cannot start the HTTP thread: {0}")]
+    Thread(#[source] io::Error),
+}
+
+impl Telemetry {
+    /// Answers at `address` from now on until the process ends.
+    ///
+    /// # Errors
+    /// The address is in use, or the system has no thread to give.
+    pub fn serve(&self, address: SocketAddr) -> Result<(), ServeError> {
+        let failed = |source| ServeError::Listen { address, source };
+        let listener = TcpListener::bind(address).map_err(failed)?;
+        listener.set_nonblocking(true).map_err(failed)?;
+        let local = listener.local_addr().map_err(failed)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(ServeError::Thread)?;
+        let listener = {
+            let _in_runtime = runtime.enter();
+            tokio::net::TcpListener::from_std(listener).map_err(failed)?
+        };
+        let telemetry = self.clone();
+        thread::Builder::new()
+            .name("http".into())
+            .spawn(move || runtime.block_on(accept(listener, telemetry)))
+            .map_err(ServeError::Thread)?;
+        self.inner.served.store(true, Relaxed);
+        info!(address = %local, "metrics and health are served");
+        Ok(())
+    }
+}
+
+async fn accept(listener: tokio::net::TcpListener, telemetry: Telemetry) {
+    let mut open: VecDeque<AbortHandle> = VecDeque::new();
+    let mut told = false;
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                if !std::mem::replace(&mut told, true) {
+                    warn!(%error, "cannot take a connection; trying on");
+                }
+                time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        open.retain(|connection| !connection.is_finished());
+        if open.len() >= MOST
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+        }
+        let connection = tokio::spawn(time::timeout(PATIENCE, converse(stream, telemetry.clone())));
+        open.push_back(connection.abort_handle());
+    }
+}
+
+async fn converse(stream: TcpStream, telemetry: Telemetry) {
+    let answer = service_fn(|request: Request<Incoming>| {
+        let answer = telemetry.answer(&request);
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    // A client that hangs up, or speaks something else, is its own affair.
+    let _ = http1::Builder::new()
+        .keep_alive(false)
+        .max_buf_size(LONGEST_HEADER)
+        .serve_connection(TokioIo::new(stream), answer)
+        .await;
+}
+
+impl Telemetry {
+    fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut refused = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET only\n".into());
+            refused.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
+            return refused;
+        }
+        match request.uri().path() {
+            "/metrics" => match self.reading().text() {
+                Ok(text) => page(StatusCode::OK, metrics::CONTENT_TYPE, text),
+                Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
+            },
+            "/healthz" => judged(&self.stuck()),
+            "/readyz" => judged(&self.missing()),
+            _ => page(StatusCode::NOT_FOUND, TEXT, "there are /metrics, /healthz and /readyz\n".into()),
+        }
+    }
+}
+
+/// `ok`, or what is wrong, one thing a line.
+fn judged(wrong: &[String]) -> Response<Full<Bytes>> {
+    if wrong.is_empty() {
+        page(StatusCode::OK, TEXT, "ok\n".into())
+    } else {
+        page(StatusCode::SERVICE_UNAVAILABLE, TEXT, wrong.join("\n") + "\n")
+    }
+}
+
+fn page(status: StatusCode, content: &'static str, text: String) -> Response<Full<Bytes>> {
+    let mut page = Response::new(Full::from(text));
+    *page.status_mut() = status;
+    let headers = page.headers_mut();
+    headers.insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(content));
+    headers.insert(CACHE_CONTROL, hyper::header::HeaderValue::from_static("no-store"));
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::TcpStream,
+        time::Instant,
+    };
+
+    use super::*;
+    use crate::{datapath::AttachMode, pulse::Pulse, telemetry::Snapshot};
+
+    /// A served agent, and where.
+    fn served() -> (Telemetry, SocketAddr) {
+        let telemetry = Telemetry::default();
+        // A port that is free now is free in a moment, too.
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        telemetry.serve(free).unwrap();
+        (telemetry, free)
+    }
+
+    fn ask(address: SocketAddr, request: &str) -> String {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE * 3)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        answer
+    }
+
+    fn get(address: SocketAddr, path: &str) -> String {
+        ask(address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"))
+    }
+
+    #[test]
+    fn readiness_comes_with_all_its_parts_and_goes_with_the_disk() {
+        let (telemetry, address) = served();
+        let waiting = get(address, "/readyz");
+        assert!(waiting.starts_with("HTTP/1.1 503 ") && waiting.contains("not listed"), "{waiting}");
+        telemetry.loaded(AttachMode::Tcx);
+        telemetry.listed();
+        telemetry.write(Snapshot::begin);
+        let ready = get(address, "/readyz");
+        assert!(ready.starts_with("HTTP/1.1 200 ") && ready.ends_with("\r\n\r\nok\n"), "{ready}");
+        telemetry.write(|snapshot| snapshot.unwritable = Some("why"));
+        assert!(get(address, "/readyz").contains("takes nothing: why"));
+        assert!(get(address, "/healthz").starts_with("HTTP/1.1 200 "));
+    }
+
+    #[test]
+    fn a_thread_that_has_not_begun_is_not_missed() {
+        let (telemetry, address) = served();
+        telemetry.watch(Pulse::new("engine"));
+        assert!(get(address, "/healthz").ends_with("ok\n"));
+    }
+
+    #[test]
+    fn only_what_is_there_can_be_had_and_only_read() {
+        let (_telemetry, address) = served();
+        assert!(get(address, "/").starts_with("HTTP/1.1 404 "));
+        assert!(get(address, "/metrics/x").starts_with("HTTP/1.1 404 "));
+        let post = ask(address, "POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+        assert!(post.starts_with("HTTP/1.1 405 ") && post.contains("allow: GET, HEAD"), "{post}");
+        let head = ask(address, "HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");
+        assert!(head.contains(metrics::CONTENT_TYPE));
+    }
+
+    #[test]
+    fn whoever_holds_connections_keeps_nobody_out_and_does_not_keep_them() {
+        let (_telemetry, address) = served();
+        let since = Instant::now();
+        let mut held: Vec<TcpStream> = (0..3 * MOST).map(|_| TcpStream::connect(address).unwrap()).collect();
+        for stream in &mut held {
+            let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nX-Slow: ");
+        }
+        assert!(get(address, "/healthz").ends_with("ok\n"));
+        assert!(since.elapsed() < PATIENCE, "{:?}", since.elapsed());
+        let last = held.last_mut().unwrap();
+        last.set_read_timeout(Some(PATIENCE * 3)).unwrap();
+        let _ = last.read_to_end(&mut Vec::new());
+        assert!(since.elapsed() < PATIENCE * 2, "closed after {:?}", since.elapsed());
+    }
+
+    #[test]
+    fn an_address_in_use_is_said() {
+        let (_telemetry, address) = served();
+        let error = Telemetry::default().serve(address).unwrap_err().to_string();
+        assert!(error.contains("httpAddress") && error.contains(&address.to_string()), "{error}");
+    }
+
+    #[test]
+    fn nothing_is_written_for_nobody() {
+        Telemetry::default().write(|_| panic!("nobody can ask"));
+    }
+}
