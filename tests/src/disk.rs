@@ -53,6 +53,12 @@ impl Disk {
         std::fs::write(&trigger, "1").with_context(|| trigger.display().to_string())
     }
 
+    /// Has it take no write until the result is dropped: whoever writes waits, and cannot be killed.
+    pub fn freeze(&self) -> Result<Frozen> {
+        output(Command::new("fsfreeze").arg("--freeze").arg(&self.at))?;
+        Ok(Frozen { at: self.at.clone() })
+    }
+
     /// Unmounts it, has it repaired and mounts it again; whoever had it open stays with what he had.
     pub fn repair(&self) -> Result<()> {
         output(Command::new("umount").arg(&self.at))?;
@@ -78,6 +84,20 @@ impl Disk {
 
     fn filling(&self) -> PathBuf {
         self.at.join("of-somebody-else")
+    }
+}
+
+/// A disk that hangs.
+#[derive(Debug)]
+pub struct Frozen {
+    at: PathBuf,
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        if let Err(error) = output(Command::new("fsfreeze").arg("--unfreeze").arg(&self.at)) {
+            eprintln!("a disk stays frozen: {error}");
+        }
     }
 }
 

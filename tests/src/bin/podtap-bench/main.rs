@@ -9,6 +9,7 @@ mod cpu;
 mod flood;
 mod held;
 mod http;
+mod idle;
 mod kernel_cost;
 mod machine;
 mod many;
@@ -68,6 +69,7 @@ const ROWS: &[(&str, Measured)] = &[
     ("tap", one::tap),
     ("pod", one::pod),
     ("held", held::run),
+    ("idle", idle::run),
 ];
 
 fn main() -> ExitCode {
