@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod attached;
 pub mod blocks;
+pub mod cluster;
 pub mod disk;
 pub mod manifest;
 pub mod memory;

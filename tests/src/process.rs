@@ -78,6 +78,36 @@ pub fn output(command: &mut Command) -> Result<String> {
     Ok(text)
 }
 
+/// Runs a program that reads `input`, and gives what it printed; it is ended and an error when it takes longer than
+/// `limit`.
+pub fn output_within(command: &mut Command, input: &str, limit: Duration) -> Result<String> {
+    use std::io::{Read, Write};
+    fn collect(pipe: Option<impl Read + Send + 'static>) -> std::thread::JoinHandle<String> {
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            // What was read before an error is as good.
+            let _ = pipe.map(|mut pipe| pipe.read_to_end(&mut bytes));
+            String::from_utf8_lossy(&bytes).into_owned()
+        })
+    }
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+    let mut process = Process { child };
+    let stdin = process.child.stdin.take();
+    let (stdout, stderr) = (collect(process.child.stdout.take()), collect(process.child.stderr.take()));
+    // A program that does not read all of it says why by its status.
+    let _ = stdin.map(|mut pipe| pipe.write_all(input.as_bytes()));
+    let status = process.wait(limit);
+    // Ends it when it is late, and with it the pipes.
+    drop(process);
+    let (text, said) = (stdout.join().unwrap_or_default(), stderr.join().unwrap_or_default());
+    let status = status.with_context(|| format!("{command:?}\n{text}{said}"))?;
+    if !status.success() {
+        bail!("{command:?}: {status}\n{text}{said}");
+    }
+    Ok(text)
+}
+
 /// Runs a program that reads `input`.
 pub fn feed(command: &mut Command, input: &str) -> Result<()> {
     use std::io::Write;

@@ -31,6 +31,15 @@ pub(crate) fn agent() -> Result<PathBuf> {
     release("capture-daemon")
 }
 
+/// Compiles what podtap's image holds, and the sender of the tests; gives the former.
+pub(crate) fn image_programs() -> Result<Vec<PathBuf>> {
+    kernel_programs()?;
+    let mut names = vec!["capture-daemon"];
+    names.extend(has_gateway().then_some(GATEWAY));
+    programs(&[&names[..], &["podtap-traffic"]].concat())?;
+    names.into_iter().map(release).collect()
+}
+
 /// Compiles the agent and what measures it.
 pub(crate) fn benchmark() -> Result<PathBuf> {
     kernel_programs()?;
@@ -40,11 +49,23 @@ pub(crate) fn benchmark() -> Result<PathBuf> {
 
 fn programs(names: &[&str]) -> Result<()> {
     let mut build = Command::new(cargo());
+    // Always the same packages, whichever programs are wanted: others would have their dependencies built otherwise.
     build.args(["build", "--release", "--package", "capture-daemon", "--package", "podtap-tests"]);
+    if has_gateway() {
+        build.args(["--package", GATEWAY]);
+    }
     for name in names {
         build.args(["--bin", name]);
     }
     run(build.current_dir(root()))
+}
+
+const GATEWAY: &str = "capture-gateway";
+
+/// Whether the workspace has one.
+fn has_gateway() -> bool {
+    let manifest = std::fs::read_to_string(root().join("Cargo.toml"));
+    manifest.is_ok_and(|text| text.contains(&format!("\"{GATEWAY}\",")))
 }
 
 fn release(name: &str) -> Result<PathBuf> {

@@ -65,6 +65,8 @@ fn apt(words: &[&str]) -> Command {
     let mut command = Command::new("apt-get");
     command
         .env("DEBIAN_FRONTEND", "noninteractive")
+        // No service of what is installed is to be started; invoke-rc.d takes this for a reason not to.
+        .env("RUNLEVEL", "1")
         .args(["-o", "DPkg::Lock::Timeout=120", "-qq"])
         .args(words);
     command

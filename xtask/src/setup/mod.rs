@@ -4,6 +4,7 @@
 mod apt;
 mod bpf;
 mod deny;
+mod go;
 
 use anyhow::{Result, bail};
 
@@ -13,6 +14,7 @@ use crate::workspace::find_program;
 pub(crate) use apt::update as update_package_lists;
 pub(crate) use bpf::{Toolchain, toolchain};
 pub(crate) use deny::cargo_deny;
+pub(crate) use go::go;
 
 /// What something is needed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,12 +33,25 @@ pub(crate) enum Purpose {
     Kernels,
     /// Linting the kernel programs, checking dependencies.
     Lint,
+    /// A Kubernetes of our own.
+    Cluster,
+    /// Making container images.
+    Image,
 }
 
 impl Purpose {
     /// Everything there is.
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Build, Self::Bpf, Self::Pods, Self::Demo, Self::Bench, Self::Kernels, Self::Lint];
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Build,
+        Self::Bpf,
+        Self::Pods,
+        Self::Demo,
+        Self::Bench,
+        Self::Kernels,
+        Self::Lint,
+        Self::Cluster,
+        Self::Image,
+    ];
 }
 
 /// How it shows that something is there.
@@ -57,14 +72,13 @@ const fn program(purpose: Purpose, name: &'static str, package: &'static str, wh
     Need { purpose, probe: Probe::Program(name), package, why }
 }
 
+const fn file(purpose: Purpose, path: &'static str, package: &'static str, why: &'static str) -> Need {
+    Need { purpose, probe: Probe::File(path), package, why }
+}
+
 const NEEDS: &[Need] = &[
     program(Purpose::Build, "cc", "gcc", "links the programs"),
-    Need {
-        purpose: Purpose::Build,
-        probe: Probe::File("/usr/include/pcap/pcap.h"),
-        package: "libpcap-dev",
-        why: "compiles capture filters",
-    },
+    file(Purpose::Build, "/usr/include/pcap/pcap.h", "libpcap-dev", "compiles capture filters"),
     program(Purpose::Pods, "ip", "iproute2", "makes pods out of network namespaces"),
     program(Purpose::Pods, "ping", "iputils-ping", "traffic"),
     program(Purpose::Pods, "tshark", "tshark", "reads captures"),
@@ -84,6 +98,19 @@ const NEEDS: &[Need] = &[
     program(Purpose::Demo, "dnsmasq", "dnsmasq-base", "the demo's DNS server"),
     program(Purpose::Demo, "dig", "bind9-dnsutils", "the demo's DNS client"),
     program(Purpose::Demo, "openssl", "openssl", "the demo's TLS server"),
+    program(Purpose::Cluster, "etcd", "etcd-server", "the cluster's memory"),
+    program(Purpose::Cluster, "containerd", "containerd", "runs the cluster's pods"),
+    program(Purpose::Cluster, "runc", "runc", "runs the cluster's pods"),
+    file(Purpose::Cluster, "/usr/lib/cni/bridge", "containernetworking-plugins", "connects the cluster's pods"),
+    program(Purpose::Cluster, "busybox", "busybox-static", "what the cluster's pods run"),
+    program(Purpose::Cluster, "openssl", "openssl", "the cluster's certificates"),
+    program(Purpose::Cluster, "ip", "iproute2", "the cluster's network"),
+    program(Purpose::Cluster, "unshare", "util-linux", "the cluster's nodes"),
+    program(Purpose::Image, "busybox", "busybox-static", "the images of tests"),
+    program(Purpose::Image, "tar", "tar", "goes into the image"),
+    program(Purpose::Image, "strip", "binutils", "makes the programs in the image small"),
+    file(Purpose::Image, "/etc/ssl/certs/ca-certificates.crt", "ca-certificates", "goes into the image"),
+    file(Purpose::Image, "/etc/services", "netbase", "names of ports in filters"),
 ];
 
 impl Need {
@@ -128,6 +155,9 @@ pub(crate) fn prepare(purposes: &[Purpose]) -> Result<()> {
         if told {
             println!("found    {:<26} checks dependencies and licences", path.display());
         }
+    }
+    if purposes.contains(&Purpose::Cluster) && told {
+        println!("found    {:<26} builds Kubernetes", go()?.display());
     }
     Ok(())
 }

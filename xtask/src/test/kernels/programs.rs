@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::command::output;
+use crate::test::cluster::PREFIX as CLUSTER;
 use crate::workspace::{cargo, root};
 
 /// Tests of one program, by parts of their names.
@@ -138,6 +139,9 @@ impl Programs {
     fn add(&mut self, message: &Value, path: PathBuf, name: Option<&str>) -> Result<()> {
         let package = message["package_id"].as_str().and_then(package_name).context("no package")?;
         let target = message["target"]["name"].as_str().context("no target")?;
+        if target.starts_with(CLUSTER) {
+            return Ok(());
+        }
         let chosen =
             TESTS.iter().find(|(p, t, _)| (*p, *t) == (package, target)).map(|(_, _, chosen)| chosen);
         let (tests, left_out) = tests_of(&path)?.into_iter().partition::<Vec<_>, _>(|test| match name {

@@ -1,0 +1,64 @@
+//! The tests on a cluster: our own, which is up for as long as they run, or one that the user has.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use super::{Harness, cargo_test};
+use crate::test::total::Total;
+use crate::workspace::find_program;
+use crate::{cluster, image};
+
+/// Test programs that need a cluster begin with this.
+pub(super) const PREFIX: &str = "cluster_";
+
+/// Runs them on our own cluster, brought up before and taken away after unless it was up.
+pub(super) fn run_on_own(name: Option<&str>) -> Result<Total> {
+    let was_up = cluster::up()?;
+    let _down = (!was_up).then_some(Down);
+    image::make_all()?;
+    run(&cluster::there()?, cluster::own_kubectl(), name)
+}
+
+/// Runs them on the cluster that this file leads to; it has podtap's image, or can fetch it.
+pub(super) fn run_on(kubeconfig: &Path, name: Option<&str>) -> Result<Total> {
+    let kubeconfig = std::path::absolute(kubeconfig)?;
+    if !kubeconfig.is_file() {
+        bail!("there is no {}", kubeconfig.display());
+    }
+    run(
+        &kubeconfig,
+        find_program("kubectl").or_else(cluster::own_kubectl),
+        name,
+    )
+}
+
+fn run(kubeconfig: &Path, kubectl: Option<PathBuf>, name: Option<&str>) -> Result<Total> {
+    let kubectl = kubectl.context("please install kubectl")?;
+    let xtask = std::env::current_exe()?;
+    let variables: [(&str, &Path); 3] =
+        [
+        ("PODTAP_KUBECONFIG", kubeconfig),
+        ("PODTAP_KUBECTL", &kubectl),
+        ("PODTAP_XTASK", &xtask),
+    ];
+    let programs = format!("{PREFIX}*");
+    cargo_test(&Harness {
+        packages: &["--package", "podtap-tests", "--test", &programs],
+        name,
+        // One at a time: some stop parts of the cluster.
+        arguments: &[super::IGNORED, "--test-threads=1"],
+        variables: &variables,
+    })
+}
+
+/// Takes the cluster away, however the tests ended.
+struct Down;
+
+impl Drop for Down {
+    fn drop(&mut self) {
+        if let Err(error) = cluster::down() {
+            eprintln!("error: the cluster is not gone: {error:#}");
+        }
+    }
+}
