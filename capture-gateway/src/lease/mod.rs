@@ -34,11 +34,6 @@ impl Leadership {
     pub(crate) fn is_held(&self) -> bool {
         self.until().is_some()
     }
-
-    #[cfg(test)]
-    pub(crate) fn held_until(until: Option<Instant>) -> Self {
-        Self(watch::channel(until).1)
-    }
 }
 
 /// A candidate for the lease.
