@@ -20,6 +20,9 @@ pub(super) const NAMES: [&str; 2] = ["containerd", "kubelet"];
 
 const SOCKET: &str = "/run/containerd/containerd.sock";
 
+/// Images come by [`Node::load`]; asking for another one fails at once instead of asking the world.
+const NO_REGISTRY: &str = "server = \"http://127.0.0.1:9\"\n";
+
 /// Where Debian has the plugins.
 const CNI_PLUGINS: &str = "/usr/lib/cni";
 
@@ -92,6 +95,9 @@ impl Node {
         fs::write(directory.join("kubelet.yaml"), self.kubelet().to_string())?;
         fs::write(directory.join("containerd.toml"), self.containerd(&network))?;
         fs::write(network.join("podtap.conflist"), self.network().to_string())?;
+        let every_registry = self.registries().join("_default");
+        fs::create_dir_all(&every_registry)?;
+        fs::write(every_registry.join("hosts.toml"), NO_REGISTRY)?;
         Ok(())
     }
 
@@ -159,11 +165,20 @@ restrict_oom_score_adj = true
 bin_dir = "{CNI_PLUGINS}"
 conf_dir = "{}"
 
+[plugins."io.containerd.grpc.v1.cri".registry]
+config_path = "{}"
+
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
 "#,
-            network.display()
+            network.display(),
+            self.registries().display(),
         )
+    }
+
+    /// Where containerd reads where registries are.
+    fn registries(&self) -> PathBuf {
+        self.directory().join("registries")
     }
 
     /// The bridge is there already, with its addresses; the plugin would switch on forwarding for the whole host.
