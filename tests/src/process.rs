@@ -93,10 +93,10 @@ pub fn output_within(command: &mut Command, input: &str, limit: Duration) -> Res
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
     let mut process = Process { child };
-    let stdin = process.child.stdin.take();
-    let (stdout, stderr) = (collect(process.child.stdout.take()), collect(process.child.stderr.take()));
+    let (stdin, input) = (process.child.stdin.take(), input.to_owned());
     // A program that does not read all of it says why by its status.
-    let _ = stdin.map(|mut pipe| pipe.write_all(input.as_bytes()));
+    std::thread::spawn(move || stdin.map(|mut pipe| pipe.write_all(input.as_bytes())));
+    let (stdout, stderr) = (collect(process.child.stdout.take()), collect(process.child.stderr.take()));
     let status = process.wait(limit);
     // Ends it when it is late, and with it the pipes.
     drop(process);
