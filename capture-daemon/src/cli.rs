@@ -18,7 +18,7 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Captures the pods that manifests ask for, until it is told to stop (SIGTERM or Ctrl-C).
+    /// Captures the pods that are asked for, until it is told to stop (SIGTERM or Ctrl-C).
     #[command(after_help = RUN_EXAMPLE)]
     Run(Run),
     /// Tries out filters without capturing anything.
@@ -30,10 +30,14 @@ pub enum Command {
 }
 
 const RUN_EXAMPLE: &str = "\
-Example:
+Examples:
+  capture-daemon run --kubernetes --config /etc/podtap/agent.yaml
   capture-daemon run --pods /etc/podtap/pods --data-dir /var/lib/podtap
 
-A pod is captured when its manifest has the label podtap.dev/capture: \"true\",
+On Kubernetes the API server is found by the pod's service account, or by
+KUBECONFIG, and this node's name is in NODE_NAME unless it is configured.
+
+With a directory a pod is captured when its manifest has the label podtap.dev/capture: \"true\",
 or when a PacketCapture in the same directory selects it. The annotation
 podtap.dev/interface (or podtap.dev/netns) says where its traffic passes.
 Files appear as NAMESPACE/RECORD/*.pcapng in the data directory, and how each
@@ -42,9 +46,13 @@ run stands in .status/NAMESPACE/RECORD.json.";
 /// `run`
 #[derive(Debug, Args)]
 pub struct Run {
+    /// Pods and PacketCaptures of the Kubernetes API server, of this node.
+    #[arg(long, help_heading = "Where", required_unless_present = "pods", conflicts_with = "pods")]
+    pub kubernetes: bool,
+
     /// Directory of Pod and PacketCapture manifests (YAML or JSON). It is watched.
     #[arg(long, value_name = "DIR", help_heading = "Where")]
-    pub pods: PathBuf,
+    pub pods: Option<PathBuf>,
 
     /// Directory for captures. [default: /var/lib/podtap]
     #[arg(long, value_name = "DIR", help_heading = "Where")]
@@ -58,7 +66,7 @@ pub struct Run {
     #[arg(long, value_name = "MODE", help_heading = "How", ignore_case = true)]
     pub attach_mode: Option<AttachModeChoice>,
 
-    /// This node's name in records and files. [default: the host's name]
+    /// This node's name in records and files. [default: NODE_NAME, else the host's name]
     #[arg(long, value_name = "NAME", help_heading = "How")]
     pub node_name: Option<String>,
 
@@ -124,7 +132,10 @@ mod tests {
             panic!("not run");
         };
         assert_eq!(
-            (run.pods.to_str(), run.config.as_ref().and_then(|path| path.to_str())),
+            (
+                run.pods.as_ref().and_then(|path| path.to_str()),
+                run.config.as_ref().and_then(|path| path.to_str())
+            ),
             (Some("p"), Some("c"))
         );
         let overrides = run.overrides();
@@ -138,14 +149,21 @@ mod tests {
     }
 
     #[test]
-    fn run_needs_its_directory_and_help_names_the_defaults() {
-        assert!(
-            Cli::try_parse_from(["capture-daemon", "run"]).unwrap_err().to_string().contains("--pods <DIR>")
-        );
+    fn run_needs_one_place_where_requests_come_from_and_help_names_the_defaults() {
+        let parse = |line: &str| Cli::try_parse_from(line.split_whitespace());
+        let neither = parse("capture-daemon run").unwrap_err().to_string();
+        assert!(neither.contains("--kubernetes"), "{neither}");
+        let both = parse("capture-daemon run --kubernetes --pods d").unwrap_err().to_string();
+        assert!(both.contains("--pods <DIR>"), "{both}");
+        let Command::Run(run) = parse("capture-daemon run --kubernetes").unwrap().command else {
+            panic!("not run");
+        };
+        assert!(run.kubernetes && run.pods.is_none());
         let help = Cli::try_parse_from(["capture-daemon", "run", "--help"]).unwrap_err().to_string();
         let defaults = crate::config::Config::default();
         assert!(help.contains(&format!("[default: {}]", defaults.data_dir.display())), "{help}");
         for option in [
+            "--kubernetes",
             "--pods",
             "--data-dir",
             "--config",

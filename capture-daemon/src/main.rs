@@ -7,7 +7,7 @@ use anyhow::Context;
 use capture_daemon::cli::{Cli, Command, FilterCommand, Run};
 use capture_daemon::config::Config;
 use capture_daemon::filter_command::{self, FilterCommandError};
-use capture_daemon::{agent, telemetry};
+use capture_daemon::{agent, agent::Requests, telemetry};
 use clap::Parser;
 
 fn main() -> ExitCode {
@@ -38,7 +38,8 @@ fn join(told: String, cause: String) -> String {
 fn start(run: &Run) -> anyhow::Result<()> {
     let config = Config::load(run.config.as_deref(), run.overrides()).context("configuration")?;
     telemetry::logging::start(config.log_format, config.log_level);
-    agent::run(&config, &run.pods)?;
+    let requests = run.pods.as_deref().map_or(Requests::Kubernetes, Requests::Manifests);
+    agent::run(&config, requests)?;
     Ok(())
 }
 

@@ -19,6 +19,12 @@ struct Told {
 }
 
 impl Changes {
+    /// Whether the engine was told of that run, and not that it is gone.
+    #[must_use]
+    pub fn told(&self, key: &RunKey) -> bool {
+        self.told.contains_key(key)
+    }
+
     /// The events that lead from what was told to `wanted`, those that are gone first. A change that cannot be taken
     /// over leaves a run's earlier request in force, and the run says so in a note.
     pub fn update(&mut self, wanted: BTreeMap<RunKey, Wanted>) -> Vec<RequestEvent> {
@@ -37,8 +43,10 @@ impl Changes {
             };
             let tell = match (&wanted.settings, &good) {
                 (Err(refusal), Some(good)) => {
-                    let mut kept = good.clone();
-                    kept.notes.push(format!("the last change is not in force: {refusal}"));
+                    let mut kept = Wanted { forbidden: wanted.forbidden, ..good.clone() };
+                    if kept.forbidden.is_none() {
+                        kept.notes.push(format!("the last change is not in force: {refusal}"));
+                    }
                     kept
                 }
                 _ => wanted,
@@ -62,7 +70,7 @@ mod tests {
 
     use super::*;
     use crate::pods::Place;
-    use crate::session::wanted::{PodRef, RequestId, RequestRef};
+    use crate::session::wanted::{Allowance, PodRef, RequestId, RequestRef};
 
     fn wanted(pod: &str, filter: Result<&str, Refusal>) -> Wanted {
         let settings = filter.map(|filter| {
@@ -75,6 +83,7 @@ mod tests {
             key: RunKey { namespace: "n".into(), request: RequestId::Label, pod_uid: pod.into() },
             pod: PodRef {
                 namespace: "n".into(),
+                namespace_uid: String::new(),
                 name: pod.into(),
                 uid: pod.into(),
                 labels: BTreeMap::new(),
@@ -89,6 +98,8 @@ mod tests {
             },
             settings,
             notes: Vec::new(),
+            forbidden: None,
+            allowance: Allowance { at_once: 4, per_hour: None },
         }
     }
 
@@ -127,6 +138,20 @@ mod tests {
         assert_eq!(changes.update(state(&[&worse])), [told(&kept)]);
         let mended = wanted("a", Ok("udp"));
         assert_eq!(changes.update(state(&[&mended])), [told(&mended)]);
+    }
+
+    #[test]
+    fn what_is_forbidden_keeps_its_settings_and_says_so_once() {
+        let mut changes = Changes::default();
+        let good = wanted("a", Ok("tcp"));
+        changes.update(state(&[&good]));
+        let no = Refusal::new("Suspended", "not now.");
+        let mut forbidden = wanted("a", Err(no.clone()));
+        forbidden.forbidden = Some(no.clone());
+        let kept = Wanted { forbidden: Some(no), ..good.clone() };
+        assert_eq!(changes.update(state(&[&forbidden])), [told(&kept)]);
+        assert_eq!(changes.update(state(&[&forbidden])), []);
+        assert_eq!(changes.update(state(&[&good])), [told(&good)]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The join of pods and captures: which runs are wanted, with which settings.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, rc::Rc};
 
 use capture_api::{
     Caps, Defaults, PacketCaptureSpec, Refusal, RequestKind, Selection, Settings, from_annotations,
@@ -8,7 +8,35 @@ use capture_api::{
 };
 use jiff::Timestamp;
 
-use crate::session::wanted::{PodRef, RequestId, RequestRef, RunKey, Wanted};
+use crate::pods::Place;
+use crate::session::wanted::{Allowance, PodRef, RequestId, RequestRef, RunKey, Wanted};
+
+/// What the captures of a namespace get and cannot exceed.
+pub trait Rules {
+    /// The rules of that namespace.
+    ///
+    /// # Errors
+    /// Nothing may be captured there now.
+    fn of(&self, namespace: &str) -> Result<NamespaceRules, Refusal>;
+}
+
+/// What the captures of one namespace get and cannot exceed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamespaceRules {
+    /// For what a request does not name.
+    pub defaults: Defaults,
+    /// For what it asks too much of.
+    pub caps: Caps,
+    /// Whether a pod's label starts captures.
+    pub label_requests: bool,
+}
+
+/// The same rules for every namespace.
+impl Rules for NamespaceRules {
+    fn of(&self, _: &str) -> Result<NamespaceRules, Refusal> {
+        Ok(self.clone())
+    }
+}
 
 /// A pod as its source knows it.
 #[derive(Clone, Debug)]
@@ -32,6 +60,8 @@ pub struct CaptureObject {
     pub name: String,
     /// UID, derived from the names where the manifest has none.
     pub uid: String,
+    /// When it was accepted, where its source knows; otherwise when it is first seen.
+    pub accepted: Option<Timestamp>,
     /// The pods it means.
     pub selection: Selection,
     /// What it asks for, or why that cannot be read.
@@ -42,7 +72,14 @@ pub struct CaptureObject {
 
 /// When requests were accepted. A request keeps its time as long as it is there.
 #[derive(Clone, Debug, Default)]
-pub struct Accepted(BTreeMap<AcceptedKey, Timestamp>);
+pub struct Accepted(BTreeMap<AcceptedKey, Seen>);
+
+/// When a request was accepted; while it is forbidden, when it was first seen.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    at: Timestamp,
+    accepted: bool,
+}
 
 /// A label is accepted per pod, a PacketCapture once for all its pods.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,49 +102,66 @@ impl FromIterator<(RunKey, Timestamp)> for Accepted {
     fn from_iter<I: IntoIterator<Item = (RunKey, Timestamp)>>(runs: I) -> Self {
         let mut accepted = Self::default();
         for (key, time) in runs {
-            let known = accepted.0.entry(AcceptedKey::of(&key)).or_insert(time);
-            *known = time.min(*known);
+            let known = accepted.0.entry(AcceptedKey::of(&key)).or_insert(Seen { at: time, accepted: true });
+            known.at = time.min(known.at);
         }
         accepted
     }
 }
 
-/// Joins pods and captures into wanted runs. Requests that were not there before are accepted `now`; the times of
-/// those that are not there any more are forgotten.
+/// Joins pods and captures into wanted runs. Requests that were not there before, or may be carried out for the first
+/// time, are accepted `now`; the times of those that are not there any more are forgotten.
 pub fn desired<'a>(
     pods: impl IntoIterator<Item = &'a PodObject>,
     captures: impl IntoIterator<Item = &'a CaptureObject>,
     accepted: &mut Accepted,
     now: Timestamp,
-    defaults: &Defaults,
-    caps: &Caps,
+    rules: &dyn Rules,
 ) -> BTreeMap<RunKey, Wanted> {
+    let mut namespaces = BTreeMap::new();
+    let mut rules_of = |namespace: &'a str| -> Rc<Result<NamespaceRules, Refusal>> {
+        Rc::clone(namespaces.entry(namespace).or_insert_with(|| Rc::new(rules.of(namespace))))
+    };
     let mut times = Accepted::default();
-    let mut accept = |key: AcceptedKey| {
-        let time = accepted.0.get(&key).copied().unwrap_or(now);
-        *times.0.entry(key).or_insert(time)
+    let mut accept = |key: AcceptedKey, allowed: bool| {
+        let seen = match accepted.0.get(&key) {
+            Some(seen) if seen.accepted || !allowed => *seen,
+            _ => Seen { at: now, accepted: allowed },
+        };
+        times.0.entry(key).or_insert(seen).at
     };
     let mut by_namespace: BTreeMap<&str, Vec<(&CaptureObject, Timestamp)>> = BTreeMap::new();
     for capture in captures {
-        let time = accept(AcceptedKey::Capture { uid: capture.uid.clone() });
+        let allowed = rules_of(&capture.namespace).is_ok();
+        let seen = accept(AcceptedKey::Capture { uid: capture.uid.clone() }, allowed);
+        let time = capture.accepted.unwrap_or(seen);
         by_namespace.entry(&capture.namespace).or_default().push((capture, time));
     }
 
     let mut wanted = BTreeMap::new();
     for pod in pods {
+        let rules = rules_of(&pod.pod.namespace);
+        let rules = rules.as_ref().as_ref();
         if let Some(asked) = label_request(pod) {
-            let time = accept(AcceptedKey::Label { pod_uid: pod.pod.uid.clone() });
-            let settings = asked.and_then(|()| from_annotations(&pod.annotations, time, defaults, caps));
+            let rules = rules.map_err(Clone::clone).and_then(|rules| match rules.label_requests {
+                true => Ok(rules),
+                false => Err(no_labels(&pod.pod.namespace)),
+            });
+            let time = accept(AcceptedKey::Label { pod_uid: pod.pod.uid.clone() }, rules.is_ok());
+            let settings = |rules: &NamespaceRules| {
+                asked?;
+                from_annotations(&pod.annotations, time, &rules.defaults, &rules.caps)
+            };
             let request =
                 RequestRef { kind: RequestKind::Label, name: None, uid: pod.pod.uid.clone(), accepted: time };
-            add(&mut wanted, pod, RequestId::Label, request, settings, &[]);
+            add(&mut wanted, pod, RequestId::Label, request, rules, settings, &[]);
         }
         for (capture, time) in by_namespace.get(pod.pod.namespace.as_str()).into_iter().flatten() {
             if !capture.selection.selects(&pod.pod.name, &pod.pod.labels) {
                 continue;
             }
-            let settings = match &capture.spec {
-                Ok(spec) => from_spec(spec, *time, defaults, caps),
+            let settings = |rules: &NamespaceRules| match &capture.spec {
+                Ok(spec) => from_spec(spec, *time, &rules.defaults, &rules.caps),
                 Err(refusal) => Err(refusal.clone()),
             };
             let request = RequestRef {
@@ -117,11 +171,21 @@ pub fn desired<'a>(
                 accepted: *time,
             };
             let id = RequestId::PacketCapture(capture.uid.clone());
-            add(&mut wanted, pod, id, request, settings, &capture.notes);
+            add(&mut wanted, pod, id, request, rules.map_err(Clone::clone), settings, &capture.notes);
         }
     }
     *accepted = times;
     wanted
+}
+
+fn no_labels(namespace: &str) -> Refusal {
+    Refusal::new(
+        reasons::LABELS_NOT_ALLOWED,
+        format!(
+            "Namespace {namespace} may not capture by label {}; create a PacketCapture instead.",
+            keys::CAPTURE
+        ),
+    )
 }
 
 /// Whether the pod's own label asks for a capture; an error is a label that says neither yes nor no.
@@ -144,20 +208,31 @@ fn add(
     pod: &PodObject,
     id: RequestId,
     request: RequestRef,
-    settings: Result<(Settings, Vec<String>), Refusal>,
+    rules: Result<&NamespaceRules, Refusal>,
+    settings: impl FnOnce(&NamespaceRules) -> Result<(Settings, Vec<String>), Refusal>,
     notes: &[String],
 ) {
     let key = RunKey { namespace: pod.pod.namespace.clone(), request: id, pod_uid: pod.pod.uid.clone() };
-    let settings = match &pod.problem {
-        Some(problem) => Err(problem.clone()),
-        None => settings,
+    let (allowance, settings, forbidden) = match (rules, &pod.problem) {
+        (Ok(rules), None) => (allowance(&rules.caps), settings(rules), None),
+        (Ok(rules), Some(problem)) => (allowance(&rules.caps), Err(problem.clone()), None),
+        (Err(refusal), _) => (Allowance { at_once: 0, per_hour: None }, Err(refusal.clone()), Some(refusal)),
     };
     let (settings, clipped) = match settings {
         Ok((settings, clipped)) => (Ok(settings), clipped),
         Err(refusal) => (Err(refusal), Vec::new()),
     };
     let notes = clipped.into_iter().chain(notes.iter().cloned()).chain(pod.notes.iter().cloned()).collect();
-    wanted.insert(key.clone(), Wanted { key, pod: pod.pod.clone(), request, settings, notes });
+    let mut pod = pod.pod.clone();
+    let interface = settings.as_ref().ok().and_then(|settings| settings.interface.clone());
+    if let (Some(Place::Pod(place)), Some(_)) = (&mut pod.place, &interface) {
+        place.interface = interface;
+    }
+    wanted.insert(key.clone(), Wanted { key, pod, request, settings, notes, forbidden, allowance });
+}
+
+fn allowance(caps: &Caps) -> Allowance {
+    Allowance { at_once: caps.captures, per_hour: caps.captures_per_hour }
 }
 
 #[cfg(test)]
@@ -165,7 +240,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::pods::Place;
 
     fn texts(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
         pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
@@ -175,6 +249,7 @@ mod tests {
         PodObject {
             pod: PodRef {
                 namespace: "team-a".into(),
+                namespace_uid: String::new(),
                 name: name.into(),
                 uid: format!("uid-{name}"),
                 labels: texts(labels),
@@ -193,17 +268,30 @@ mod tests {
             namespace: "team-a".into(),
             name: name.into(),
             uid: format!("uid-{name}"),
+            accepted: None,
             selection: spec.selection().unwrap(),
             spec: Ok(spec),
             notes: Vec::new(),
         }
     }
 
+    fn rules() -> NamespaceRules {
+        NamespaceRules { defaults: Defaults::default(), caps: Caps::default(), label_requests: true }
+    }
+
     fn join(pods: &[PodObject], captures: &[CaptureObject]) -> Vec<Wanted> {
-        let (defaults, caps) = (Defaults::default(), Caps::default());
-        desired(pods, captures, &mut Accepted::default(), Timestamp::UNIX_EPOCH, &defaults, &caps)
+        desired(pods, captures, &mut Accepted::default(), Timestamp::UNIX_EPOCH, &rules())
             .into_values()
             .collect()
+    }
+
+    /// Rules that forbid everything.
+    struct Nothing;
+
+    impl Rules for Nothing {
+        fn of(&self, namespace: &str) -> Result<NamespaceRules, Refusal> {
+            Err(Refusal::new("NotAllowed", format!("not in {namespace}")))
+        }
     }
 
     #[test]
@@ -256,14 +344,14 @@ mod tests {
 
     #[test]
     fn the_pods_of_a_capture_share_its_time_and_a_label_has_its_own() {
-        let (defaults, caps) = (Defaults::default(), Caps::default());
+        let rules = rules();
         let mut accepted = Accepted::default();
         let second = |seconds| Timestamp::from_second(seconds).unwrap();
         let captures = [capture("all", r#"{"podSelector":{}}"#)];
         let first = [pod("a", &[(keys::CAPTURE, "true")], &[])];
-        desired(&first, &captures, &mut accepted, second(1), &defaults, &caps);
+        desired(&first, &captures, &mut accepted, second(1), &rules);
         let both = [first[0].clone(), pod("b", &[(keys::CAPTURE, "true")], &[])];
-        let wanted = desired(&both, &captures, &mut accepted, second(2), &defaults, &caps);
+        let wanted = desired(&both, &captures, &mut accepted, second(2), &rules);
         let mut times: Vec<_> = wanted
             .values()
             .map(|wanted| (wanted.pod.name.as_str(), wanted.request.name.is_some(), wanted.request.accepted))
@@ -279,10 +367,51 @@ mod tests {
             ]
         );
         // A label that was taken off and put on again is a new request.
-        desired(&[pod("a", &[], &[])], &captures, &mut accepted, second(3), &defaults, &caps);
-        let wanted = desired(&first, &captures, &mut accepted, second(4), &defaults, &caps);
+        desired(&[pod("a", &[], &[])], &captures, &mut accepted, second(3), &rules);
+        let wanted = desired(&first, &captures, &mut accepted, second(4), &rules);
         let label = wanted.values().find(|wanted| wanted.request.kind == RequestKind::Label).unwrap();
         assert_eq!(label.request.accepted, second(4));
+    }
+
+    #[test]
+    fn what_is_forbidden_is_refused_and_accepted_when_it_is_allowed() {
+        let second = |seconds| Timestamp::from_second(seconds).unwrap();
+        let pods = [pod("a", &[(keys::CAPTURE, "true")], &[])];
+        let mut accepted = Accepted::default();
+        let mut told = |now, rules: &dyn Rules| {
+            let wanted = desired(&pods, [], &mut accepted, now, rules).into_values().next().unwrap();
+            (wanted.forbidden.map(|refusal| refusal.message), wanted.request.accepted, wanted.allowance)
+        };
+        let nothing = Allowance { at_once: 0, per_hour: None };
+        let four = Allowance { at_once: 4, per_hour: None };
+        assert_eq!(told(second(1), &Nothing), (Some("not in team-a".into()), second(1), nothing));
+        assert_eq!(told(second(2), &Nothing), (Some("not in team-a".into()), second(1), nothing));
+        assert_eq!(told(second(3), &rules()), (None, second(3), four));
+        assert_eq!(told(second(4), &Nothing).1, second(3));
+        assert_eq!(told(second(5), &rules()), (None, second(3), four));
+    }
+
+    #[test]
+    fn labels_alone_can_be_forbidden() {
+        let pods = [pod("a", &[(keys::CAPTURE, "true")], &[])];
+        let captures = [capture("all", r#"{"podSelector":{}}"#)];
+        let rules = NamespaceRules { label_requests: false, ..rules() };
+        let wanted = desired(&pods, &captures, &mut Accepted::default(), Timestamp::UNIX_EPOCH, &rules);
+        let mut told: Vec<_> = wanted
+            .into_values()
+            .map(|wanted| (wanted.request.name, wanted.forbidden.map(|refusal| refusal.reason)))
+            .collect();
+        told.sort();
+        assert_eq!(told, [(None, Some("LabelsNotAllowed".into())), (Some("all".into()), None)]);
+    }
+
+    #[test]
+    fn a_source_that_knows_when_a_capture_was_accepted_says_so() {
+        let second = |seconds| Timestamp::from_second(seconds).unwrap();
+        let mut known = capture("all", r#"{"podSelector":{}}"#);
+        known.accepted = Some(second(5));
+        let wanted = desired(&[pod("a", &[], &[])], &[known], &mut Accepted::default(), second(9), &rules());
+        assert_eq!(wanted.values().next().unwrap().request.accepted, second(5));
     }
 
     #[test]
@@ -295,8 +424,8 @@ mod tests {
         let second = |seconds| Timestamp::from_second(seconds).unwrap();
         let mut accepted: Accepted = [(key("x"), second(9)), (key("y"), second(7))].into_iter().collect();
         let captures = [capture("all", r#"{"podSelector":{}}"#)];
-        let (defaults, caps) = (Defaults::default(), Caps::default());
-        let wanted = desired(&[pod("a", &[], &[])], &captures, &mut accepted, second(100), &defaults, &caps);
+        let rules = rules();
+        let wanted = desired(&[pod("a", &[], &[])], &captures, &mut accepted, second(100), &rules);
         assert_eq!(wanted.values().next().unwrap().request.accepted, second(7));
     }
 

@@ -3,17 +3,23 @@
 
 use capture_api::{FileStatus, Refusal, RequestKind, RunState, Settings, names};
 use capture_common::DirectionCounters;
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{
     progress::Delivered,
-    wanted::{RequestId, RunKey, Wanted},
+    wanted::{Allowance, RequestId, RunKey, Wanted},
 };
-use crate::{datapath::Counters, storage::RunDir};
+use crate::{
+    datapath::Counters,
+    storage::{RunDir, StorageError},
+};
 
 /// Version of the file's shape.
 pub(super) const VERSION: u32 = 1;
+
+/// What "per hour" looks back on.
+pub(super) const HOUR: SignedDuration = SignedDuration::from_hours(1);
 
 /// One run: one capture of one pod once.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -74,6 +80,15 @@ pub struct Run {
     /// that it has been carried out.
     #[serde(default)]
     pub expired: bool,
+    /// It was refused, or stopped, because nothing may be captured there at the time; see [`Wanted::forbidden`].
+    #[serde(default)]
+    pub forbidden: bool,
+    /// When it began to count as one of its namespace's captures; absent when it was refused at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun: Option<Timestamp>,
+    /// Until then it counts for the captures per hour, and is kept for that even when all else of it is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts_until: Option<Timestamp>,
     /// Host interface of the latest tap.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
@@ -98,6 +113,15 @@ pub struct Run {
     /// The files that are kept, oldest first.
     #[serde(default)]
     pub files: Vec<File>,
+}
+
+/// Why a directory is no run that this agent can go on with.
+#[derive(Debug)]
+pub(super) enum Unreadable {
+    /// `run.json` is missing or cut off: nobody can.
+    Damaged(String),
+    /// Another agent may.
+    Other(String),
 }
 
 /// One file of a run.
@@ -135,7 +159,7 @@ impl Run {
             request_uid: wanted.request.uid.clone(),
             capture,
             node: node.to_owned(),
-            namespace_uid: String::new(),
+            namespace_uid: wanted.pod.namespace_uid.clone(),
             settings: wanted.settings.as_ref().ok().cloned(),
             notes: wanted.notes.clone(),
             accepted: wanted.request.accepted,
@@ -146,6 +170,9 @@ impl Run {
             ended: None,
             released: false,
             expired: false,
+            forbidden: false,
+            begun: None,
+            counts_until: None,
             interface: None,
             attach_mode: None,
             counted: Counters::default(),
@@ -158,16 +185,23 @@ impl Run {
     }
 
     /// The run that an earlier agent left in a directory, with the files that are there.
-    pub(super) fn left_in(dir: &RunDir) -> Result<Self, String> {
-        let json = dir.read_json().map_err(|error| error.to_string())?.ok_or("it holds no run.json")?;
-        let mut run: Self = serde_json::from_slice(&json).map_err(|error| format!("run.json: {error}"))?;
+    pub(super) fn left_in(dir: &RunDir) -> Result<Self, Unreadable> {
+        let other = |error: StorageError| Unreadable::Other(error.to_string());
+        let damaged = || Unreadable::Damaged("it holds no run.json".into());
+        let json = dir.read_json().map_err(other)?.ok_or_else(damaged)?;
+        let mut run: Self = serde_json::from_slice(&json).map_err(|error| {
+            let text = format!("run.json: {error}");
+            // Whole JSON of another shape is another agent's, which may come back.
+            if error.is_data() { Unreadable::Other(text) } else { Unreadable::Damaged(text) }
+        })?;
         if run.version != VERSION {
-            return Err(format!("run.json has version {}, this agent reads {VERSION}", run.version));
+            let text = format!("run.json has version {}, this agent reads {VERSION}", run.version);
+            return Err(Unreadable::Other(text));
         }
         // Packets are counted by files: what run.json says of them may be some seconds older than the agent's end.
         run.files.retain(|file| file.closed);
         run.delivered.packets = run.packets_in_files();
-        for file in dir.files().map_err(|error| error.to_string())? {
+        for file in dir.files().map_err(other)? {
             run.next_sequence = run.next_sequence.max(file.sequence + 1);
             if !run.files.iter().any(|known| known.name == file.name) {
                 run.note_file(File { name: file.name, bytes: file.bytes, packets: 0, closed: false });
@@ -206,6 +240,12 @@ impl Run {
     /// Sets the state to Refused or Failed for that cause.
     pub fn refuse(&mut self, state: RunState, cause: &Refusal) {
         self.set(state, &cause.reason, cause.message.clone());
+    }
+
+    /// It counts as one of its namespace's captures from now on.
+    pub(super) fn count(&mut self, allowance: Allowance, now: Timestamp) {
+        self.begun = Some(now);
+        self.counts_until = allowance.per_hour.and_then(|_| now.checked_add(HOUR).ok());
     }
 
     /// The files as the record shows them.

@@ -40,6 +40,20 @@ pub struct Wanted {
     pub settings: Result<Settings, Refusal>,
     /// What was clipped or not taken over, one sentence each.
     pub notes: Vec<String>,
+    /// Why there may be no capture now, whatever the settings say: a run that captures ends and keeps its files, one
+    /// that has not begun is refused and begins when this goes away.
+    pub forbidden: Option<Refusal>,
+    /// How many runs its namespace may have.
+    pub allowance: Allowance,
+}
+
+/// How many runs one namespace may have on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowance {
+    /// At the same time.
+    pub at_once: u32,
+    /// Begun within an hour; none is no limit.
+    pub per_hour: Option<u32>,
 }
 
 /// A pod of this node. Its names have been checked: they are safe as parts of a path.
@@ -47,6 +61,8 @@ pub struct Wanted {
 pub struct PodRef {
     /// Namespace.
     pub namespace: String,
+    /// The namespace's UID; empty where there is no Kubernetes.
+    pub namespace_uid: String,
     /// Name.
     pub name: String,
     /// UID, derived from the names where the manifest has none.

@@ -5,11 +5,12 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use capture_api::strict::{self, FieldError, Problem};
-use capture_api::{API_VERSION, PacketCaptureSpec, Refusal, Selection, keys, names, reasons};
+use capture_api::{API_VERSION, Refusal, keys, names, reasons};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Map, Value};
 
-use crate::pods::Place;
+use crate::pods::{Place, PodPlace};
+use crate::requests::capture::{read_spec, refusal};
 use crate::requests::desired::{CaptureObject, PodObject};
 use crate::session::wanted::PodRef;
 
@@ -171,6 +172,7 @@ fn pod(identity: Identity, mut fields: Map<String, Value>) -> PodObject {
     let labels = texts(&mut fields, "labels", &mut problem);
     let annotations = texts(&mut fields, "annotations", &mut problem);
     let mut addresses = Vec::new();
+    let mut ended = false;
     match serde_json::from_value::<Pod>(Value::Object(fields)) {
         Ok(pod) => {
             if pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true) {
@@ -181,6 +183,9 @@ fn pod(identity: Identity, mut fields: Map<String, Value>) -> PodObject {
                 ));
             }
             addresses = addresses_of(&pod);
+            let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+            ended =
+                pod.metadata.deletion_timestamp.is_some() || matches!(phase, Some("Succeeded" | "Failed"));
         }
         Err(error) => {
             problem.get_or_insert(Refusal::new(
@@ -189,9 +194,23 @@ fn pod(identity: Identity, mut fields: Map<String, Value>) -> PodObject {
             ));
         }
     }
-    let place = place(&annotations).map_err(|refusal| problem.get_or_insert(refusal)).ok();
     let Identity { namespace, name, uid } = identity;
-    let pod = PodRef { namespace, name, uid, labels, addresses, place };
+    let named = keys::PLACES.iter().any(|key| annotations.contains_key(*key));
+    let place = if named || uid == names::derived_uid("Pod", &namespace, &name) {
+        place(&annotations).map_err(|refusal| problem.get_or_insert(refusal)).ok()
+    } else {
+        // As Kubernetes tells it: on a host with a CNI, its interface is found.
+        let hash = annotations.get(CONFIG_HASH);
+        Some(Place::Pod(PodPlace {
+            namespace: namespace.clone(),
+            name: name.clone(),
+            uid: uid.clone(),
+            sandbox_uids: [Some(&uid), hash].into_iter().flatten().cloned().collect(),
+            addresses: if ended { Vec::new() } else { addresses.clone() },
+            interface: None,
+        }))
+    };
+    let pod = PodRef { namespace, namespace_uid: String::new(), name, uid, labels, addresses, place };
     PodObject { pod, annotations, problem, notes: Vec::new() }
 }
 
@@ -247,6 +266,9 @@ fn addresses_of(pod: &Pod) -> Vec<IpAddr> {
     addresses
 }
 
+/// Annotation of static pods: what container runtimes know them by.
+const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+
 /// Where the manifest says that the pod's traffic passes.
 fn place(annotations: &BTreeMap<String, String>) -> Result<Place, Refusal> {
     let refuse = |message: String| Err(Refusal::new(reasons::INVALID_INTERFACE, message));
@@ -258,7 +280,7 @@ fn place(annotations: &BTreeMap<String, String>) -> Result<Place, Refusal> {
         )),
         (None, None) => refuse(format!(
             "Where does the pod's traffic pass? Write the annotation {} (the host's end of its interface) or {} (the \
-             path of its network namespace).",
+             path of its network namespace), or metadata.uid, by which a CNI's results are looked through.",
             keys::INTERFACE,
             keys::NETNS
         )),
@@ -287,58 +309,23 @@ fn is_interface_name(name: &str) -> bool {
 /// An error is one that cannot be attributed to pods.
 fn capture(identity: Identity, mut fields: Map<String, Value>) -> Result<CaptureObject, Refusal> {
     const KNOWN: [&str; 5] = ["apiVersion", "kind", "metadata", "spec", "status"];
-    let mut problem = fields.keys().find(|key| !KNOWN.contains(&key.as_str())).map(|key| {
+    let unknown = fields.keys().find(|key| !KNOWN.contains(&key.as_str())).map(|key| {
         let nearest = strict::nearest(key, KNOWN).map(str::to_owned);
         let known = KNOWN.map(str::to_owned).to_vec();
         FieldError { path: key.clone(), problem: Problem::Unknown { nearest, known } }
     });
     let spec = fields.remove("spec").unwrap_or_else(|| Value::Object(Map::new()));
-    if let Err(error) = strict::check::<PacketCaptureSpec>(&spec, "spec") {
-        let concerns_pods = !spec.is_object()
-            || ["spec.podSelector", "spec.podNames"].iter().any(|field| error.path.starts_with(field));
-        if concerns_pods {
-            return Err(refusal(&error));
-        }
-        problem.get_or_insert(error);
-    }
-    // Whatever is wrong with other fields, the pods that are meant can be told.
-    let pods: Map<String, Value> = ["podSelector", "podNames"]
-        .into_iter()
-        .filter_map(|name| Some((name.to_owned(), spec.get(name).filter(|value| !value.is_null())?.clone())))
-        .collect();
-    let unreadable = |error: serde_json::Error| {
-        Refusal::new(reasons::INVALID_VALUE, format!("The capture cannot be read: {error}."))
-    };
-    let pods: PacketCaptureSpec = serde_json::from_value(Value::Object(pods)).map_err(unreadable)?;
-    let selection: Selection = pods.selection()?;
-    let spec = match problem {
-        Some(problem) => Err(refusal(&problem)),
-        None => serde_json::from_value(without_nulls(spec)).map_err(unreadable),
-    };
+    let read = read_spec(spec)?;
     let Identity { namespace, name, uid } = identity;
-    Ok(CaptureObject { namespace, name, uid, selection, spec, notes: Vec::new() })
-}
-
-/// `field:` with nothing behind it is absent, as Kubernetes takes it.
-fn without_nulls(value: Value) -> Value {
-    match value {
-        Value::Object(fields) => fields
-            .into_iter()
-            .filter(|(_, value)| !value.is_null())
-            .map(|(name, value)| (name, without_nulls(value)))
-            .collect(),
-        other => other,
-    }
-}
-
-fn refusal(error: &FieldError) -> Refusal {
-    let reason = match error.problem {
-        Problem::Unknown { .. } => reasons::UNKNOWN_FIELD,
-        _ => reasons::INVALID_VALUE,
-    };
-    let text = error.to_string();
-    let end = if text.ends_with('?') { "" } else { "." };
-    Refusal::new(reason, format!("{}{}{end}", text[..1].to_uppercase(), &text[1..]))
+    Ok(CaptureObject {
+        namespace,
+        name,
+        uid,
+        accepted: None,
+        selection: read.selection,
+        spec: unknown.map_or(read.spec, |error| Err(refusal(&error))),
+        notes: Vec::new(),
+    })
 }
 
 /// A value in a message: as JSON, not too long.

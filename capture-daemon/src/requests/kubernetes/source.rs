@@ -1,0 +1,274 @@
+//! The loop that hears of objects and tells the engine what follows.
+
+use std::{
+    sync::{Arc, PoisonError},
+    time::{Duration, Instant},
+};
+
+use capture_api::{DesiredState, GoDuration, Refusal, reasons};
+use futures_util::{FutureExt, StreamExt, stream, stream::BoxStream, stream::SelectAll};
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{
+    Api, Client, Resource,
+    api::ListParams,
+    core::PartialObjectMeta,
+    runtime::watcher::{Config, Error, Event},
+};
+use tokio::sync::Notify;
+use tracing::{info, warn};
+
+use super::{
+    Options,
+    contact::{Channel, Contact},
+    events::{Events, pointless},
+    objects::{
+        KnownCapture, KnownNamespace, KnownPod, KnownPolicy, Name, WatchedCapture, WatchedPod, WatchedPolicy,
+    },
+    store::{NamespaceUids, Store},
+    watch::{watch, watch_anew},
+};
+use crate::{
+    requests::{changes::Changes, desired::Accepted},
+    session::wanted::{RequestEvent, Wanted},
+};
+
+/// How often the server is asked whether it is there, unless patience is shorter.
+const PROBE: Duration = Duration::from_secs(30);
+/// How often the time without it is looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// How much news is taken over before what follows is worked out.
+const MOST_AT_ONCE: usize = 1000;
+
+type Told<K> = Result<Event<K>, Error>;
+
+/// Something was heard.
+enum News {
+    Pod(Told<WatchedPod>),
+    Capture(Told<WatchedCapture>),
+    Policy(Told<WatchedPolicy>),
+    Namespace(Told<PartialObjectMeta<Namespace>>),
+    Probe(Result<(), String>),
+}
+
+/// What is known, and what was told of it.
+pub(super) struct Source {
+    watches: SelectAll<BoxStream<'static, News>>,
+    store: Store,
+    changes: Changes,
+    contact: Contact,
+    options: Options,
+    accepted: Accepted,
+    namespaces: NamespaceUids,
+    events: Arc<Events>,
+    /// Has the pods listed anew.
+    relist: Arc<Notify>,
+    /// All captures are forbidden because the server is away.
+    away: Option<Refusal>,
+    listed: bool,
+}
+
+impl Source {
+    pub(super) fn new(
+        client: Client,
+        options: Options,
+        namespaces: NamespaceUids,
+        events: Arc<Events>,
+    ) -> Self {
+        let relist = Arc::new(Notify::new());
+        let node = options.node.as_str();
+        let own = Config::default().fields(&format!("spec.nodeName={node}"));
+        let pods = watch_anew(Api::all(client.clone()), own, node, Arc::clone(&relist));
+        let captures = watch(Api::all(client.clone()), Config::default(), node);
+        let policies = watch(Api::all(client.clone()), Config::default(), node);
+        let spaces = watch(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), Config::default(), node);
+        let pause = PROBE.min(options.patience / 3).max(TICK);
+        let probes = stream::unfold((client, pause), |(client, pause)| async move {
+            tokio::time::sleep(pause).await;
+            Some((News::Probe(probe(&client, pause).await), (client, pause)))
+        });
+        let watches = stream::select_all([
+            pods.map(News::Pod).boxed(),
+            captures.map(News::Capture).boxed(),
+            policies.map(News::Policy).boxed(),
+            spaces.map(News::Namespace).boxed(),
+            probes.boxed(),
+        ]);
+        Self {
+            watches,
+            store: Store::default(),
+            changes: Changes::default(),
+            contact: Contact::default(),
+            accepted: options.runs.iter().map(|(key, time)| (key.clone(), *time)).collect(),
+            options,
+            namespaces,
+            events,
+            relist,
+            away: None,
+            listed: false,
+        }
+    }
+
+    /// Goes on until it is dropped.
+    pub(super) async fn run(mut self, mut deliver: impl FnMut(RequestEvent)) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let mut changed = tokio::select! {
+                Some(news) = self.watches.next() => self.take(news),
+                _ = tick.tick() => false,
+            };
+            // What else is there already: a burst is worked out once.
+            for _ in 0..MOST_AT_ONCE {
+                let Some(Some(news)) = self.watches.next().now_or_never() else { break };
+                changed |= self.take(news);
+            }
+            changed |= self.look_whether_away();
+            if !self.store.listed() || !changed && self.listed {
+                continue;
+            }
+            self.tell().into_iter().for_each(&mut deliver);
+            if !std::mem::replace(&mut self.listed, true) {
+                info!("pods, captures, policies and namespaces are known");
+                deliver(RequestEvent::Listed);
+            }
+        }
+    }
+
+    /// What is to be told of what is known now.
+    fn tell(&mut self) -> Vec<RequestEvent> {
+        let Options { defaults, caps, runs, .. } = &self.options;
+        let (mut wanted, without_pods) =
+            self.store.wanted(&mut self.accepted, defaults, caps, self.away.as_ref());
+        let now = Timestamp::now();
+        wanted.retain(|key, wanted| {
+            !comes_too_late(wanted, now) || self.changes.told(key) || runs.contains_key(key)
+        });
+        for capture in &without_pods {
+            self.events.tell(pointless(capture));
+        }
+        self.changes.update(wanted)
+    }
+
+    /// Takes news over. True if anything may follow.
+    fn take(&mut self, news: News) -> bool {
+        match news {
+            News::Pod(told) => {
+                let Some(event) = self.heard(Channel::Pods, told) else {
+                    self.options.pods.set_live(false);
+                    return false;
+                };
+                let complete = matches!(event, Event::InitDone);
+                let changed = self.store.pods.take(event, |pod| Name::of(pod.meta()), KnownPod::from);
+                if self.store.pods.listed() && (changed || complete) {
+                    self.options.pods.told(self.store.claims());
+                }
+                if complete {
+                    self.options.pods.set_live(true);
+                }
+                changed
+            }
+            News::Capture(told) => self.heard(Channel::Captures, told).is_some_and(|event| {
+                self.store.captures.take(event, |capture| Name::of(capture.meta()), KnownCapture::from)
+            }),
+            News::Policy(told) => {
+                let Some(event) = self.heard(Channel::Policies, told) else { return false };
+                let changed =
+                    self.store.policies.take(event, |policy| Name::of(policy.meta()), KnownPolicy::from);
+                if changed {
+                    self.store.complain_of_policies();
+                }
+                changed
+            }
+            News::Namespace(told) => {
+                let Some(event) = self.heard(Channel::Namespaces, told) else { return false };
+                let changed = self.store.namespaces.take(
+                    event,
+                    |namespace| Name::of(&namespace.metadata),
+                    |namespace| KnownNamespace::from(namespace.metadata),
+                );
+                if changed {
+                    let uids = self.store.namespace_uids();
+                    *self.namespaces.lock().unwrap_or_else(PoisonError::into_inner) = uids;
+                }
+                changed
+            }
+            News::Probe(Ok(())) => {
+                if self.contact.failing(Instant::now()).is_some() {
+                    // Whatever was missed of pods, addresses above all, is heard now.
+                    self.relist.notify_one();
+                }
+                self.contact.good(Channel::Probe);
+                false
+            }
+            News::Probe(Err(why)) => {
+                self.options.pods.set_live(false);
+                if self.contact.bad(Channel::Probe, Instant::now()) {
+                    warn!(why, "the API server does not answer; captures go on");
+                }
+                false
+            }
+        }
+    }
+
+    fn heard<K>(&mut self, channel: Channel, told: Told<K>) -> Option<Event<K>> {
+        match told {
+            Ok(event) => {
+                // A list that begins has not been answered yet.
+                if !matches!(event, Event::Init) {
+                    self.contact.good(channel);
+                }
+                Some(event)
+            }
+            Err(error) => {
+                if self.contact.bad(channel, Instant::now()) {
+                    warn!(?channel, %error, "a watch of the API server failed; trying on");
+                }
+                None
+            }
+        }
+    }
+
+    /// Whether the server has been away for too long. True if that is new.
+    fn look_whether_away(&mut self) -> bool {
+        let patience = self.options.patience;
+        let away = self.contact.failing(Instant::now()).is_some_and(|failing| failing >= patience);
+        if away == self.away.is_some() {
+            return false;
+        }
+        self.away = away.then(|| {
+            Refusal::new(
+                reasons::API_SERVER_UNREACHABLE,
+                format!(
+                    "The agent has been cut off from the API server for {}: nobody could stop a capture any more.",
+                    GoDuration(patience)
+                ),
+            )
+        });
+        if away {
+            warn!(?patience, "cut off from the API server for too long: all captures are ended");
+        } else {
+            info!("the API server answers again: captures are allowed");
+        }
+        true
+    }
+}
+
+/// Whether a capture's window is over, or it was stopped: pods that come now have no part in it.
+fn comes_too_late(wanted: &Wanted, now: Timestamp) -> bool {
+    wanted.forbidden.is_none()
+        && wanted.settings.as_ref().is_ok_and(|settings| {
+            settings.state == DesiredState::Stopped || settings.window(wanted.request.accepted).1 <= now
+        })
+}
+
+/// Asks something small that needs a permission: a server that no longer knows this agent is as good as none.
+async fn probe(client: &Client, patience: Duration) -> Result<(), String> {
+    let policies: Api<PartialObjectMeta<capture_api::CapturePolicy>> = Api::all(client.clone());
+    let params = ListParams { resource_version: Some("0".into()), ..ListParams::default().limit(1) };
+    match tokio::time::timeout(patience, policies.list(&params)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {patience:?}")),
+    }
+}
