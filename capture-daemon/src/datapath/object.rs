@@ -4,6 +4,7 @@ use std::{
     collections::HashSet,
     ffi::CString,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    thread,
 };
 
 use aya::include_bytes_aligned;
@@ -173,8 +174,7 @@ impl Template {
             place(COUNTERS, &maps.counters),
             place(RING, &maps.ring),
         ];
-        let mut programs = Vec::with_capacity(entries.len());
-        for &entry in entries {
+        let load = |entry: Entry| {
             let mut object = self.object.clone();
             object.programs.retain(|name, _| name == entry.name());
             if let Some(filter) = filter {
@@ -183,9 +183,19 @@ impl Template {
             }
             object.relocate_maps(places.into_iter(), &self.text).map_err(invalid)?;
             object.relocate_calls(&self.text).map_err(invalid)?;
-            programs.push(self.load_entry(&object, entry)?);
-        }
-        Ok((maps, programs))
+            self.load_entry(&object, entry)
+        };
+        // The kernel takes a millisecond or more to check a program, and checks several at once.
+        let programs: Result<Vec<_>, _> = thread::scope(|scope| {
+            let (first, others) = entries.split_first().ok_or_else(|| invalid("nothing to load"))?;
+            let others: Vec<_> = others.iter().map(|&entry| scope.spawn(move || load(entry))).collect();
+            let first = load(*first);
+            let others = others
+                .into_iter()
+                .map(|other| other.join().unwrap_or_else(|_| Err(invalid("loading a program panicked"))));
+            std::iter::once(first).chain(others).collect()
+        });
+        Ok((maps, programs?))
     }
 
     fn load_entry(&self, object: &Object, entry: Entry) -> Result<OwnedFd, DatapathError> {
