@@ -83,12 +83,13 @@ pub fn connect(pods: &Pods, pod: &Pod, script: &str) -> Result<String> {
     // The pod's part of the work, then the host's, then the pod's again: one shell, so that nothing waits for a start.
     let made = format!(
         "ip link add {INTERFACE} address {mac} type veth peer name {host} netns {outside} && \
-         nsenter --net=/proc/{outside}/ns/net sh -c '{host_side}' && \
-         ip -batch - <<END && {{ {script}\n}}\n\
+         nsenter --net=/proc/{outside}/ns/net sh -ec '{host_side}'\n\
+         ip -batch - <<END\n\
          link set {INTERFACE} addrgenmode none up\n\
          addr add {v4}/16 dev {INTERFACE}\n\
          addr add {v6}/64 dev {INTERFACE} nodad\n\
-         END\n"
+         END\n\
+         {script}\n"
     );
     output(pod.command("sh").args(["-ec", &made]))
 }

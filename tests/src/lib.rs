@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod attached;
 pub mod blocks;
+pub mod cni;
 pub mod cluster;
 pub mod disk;
 pub mod manifest;
@@ -13,6 +14,7 @@ pub mod memory;
 pub mod pods;
 pub mod process;
 pub mod record;
+pub mod redirect;
 pub mod scratch;
 pub mod tools;
 pub mod traffic;

@@ -27,6 +27,13 @@ pub fn pod_on(name: &str, host_interface: &str) -> Value {
     })
 }
 
+/// A Pod as Kubernetes tells of it: nothing says where its packets pass.
+pub fn pod_somewhere(one: &Pod) -> Value {
+    let mut pod = pod(one);
+    pod["metadata"]["annotations"] = json!({});
+    pod
+}
+
 /// A Pod that asks for its capture by label, with annotations such as `("filter", "tcp")`.
 pub fn labelled(one: &Pod, annotations: &[(&str, &str)]) -> Value {
     annotate(label(pod(one), "podtap.dev/capture", "true"), annotations)

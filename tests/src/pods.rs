@@ -197,6 +197,16 @@ impl Pods {
         Ok(())
     }
 
+    /// The commands by which the host's end of a pod's pair is put on the bridge, without a quotation mark.
+    pub fn host_side(&self, pod: &Pod) -> String {
+        let (bridge, group, host) = (self.bridge(), self.group, &pod.host_interface);
+        let mac = mac_text(pod.mac);
+        format!(
+            "ip link set {host} group {group} addrgenmode none master {bridge} up && \
+             bridge fdb add {mac} dev {host} master static && bridge link set dev {host} flood off"
+        )
+    }
+
     fn bridge(&self) -> String {
         format!("{}br", self.tag)
     }

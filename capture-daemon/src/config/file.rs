@@ -15,7 +15,7 @@ use super::{AttachModeChoice, LogFormat, LogLevel};
 pub(super) struct ConfigFile {
     /// Where captures are kept; made with mode 0700 when it is not there. Default /var/lib/podtap.
     pub(super) data_dir: Option<PathBuf>,
-    /// The node's name in records and files. Default: the host's name.
+    /// The node's name in records and files. Default: NODE_NAME of the environment, else the host's name.
     pub(super) node_name: Option<String>,
     /// How interfaces are tapped: Auto (by trying), Tcx (Linux 6.6 and later) or Socket.
     pub(super) attach_mode: Option<AttachModeChoice>,
@@ -28,10 +28,24 @@ pub(super) struct ConfigFile {
     pub(super) write_bandwidth: Option<Amount>,
     /// The most bytes that the data directory may hold, such as 50Gi. No limit but the disk's when absent.
     pub(super) quota: Option<Amount>,
+    /// The most bytes that the captures of one namespace may hold together, such as 10Gi. No limit when absent.
+    pub(super) quota_per_namespace: Option<Amount>,
     /// Captures stop before the disk of the data directory is fuller than this, in percent.
     pub(super) max_disk_percent: Option<Amount>,
+    /// Where CNIs leave their results (libcni's cache), which say which interface is which pod's. Default
+    /// [/var/lib/cni/results]; Multus has its own, /var/lib/cni/multus/results.
+    pub(super) cni_cache_dirs: Option<Vec<PathBuf>>,
+    /// Memory, out of memoryBudget, for packets of new interfaces until it is known whose they are: 32Mi let some 30
+    /// pods start at once. 0: what a new pod sends first may be missed.
+    pub(super) provisional_bytes: Option<Amount>,
     /// The most files of the manifest directory that are looked at.
     pub(super) max_manifests: Option<Amount>,
+    /// Where metrics and health are served over HTTP (/metrics, /healthz, /readyz), such as 127.0.0.1:9471. Nowhere
+    /// when absent, but on Kubernetes at that address.
+    pub(super) http_address: Option<String>,
+    /// On Kubernetes: captures are ended when the API server has been out of reach for so long, since nobody could
+    /// stop them.
+    pub(super) api_server_patience: Option<String>,
     /// What a request gets for what it does not name.
     pub(super) defaults: Option<DefaultsFile>,
     /// What no request exceeds: what it asks beyond is clipped, and its record says so.
@@ -88,6 +102,8 @@ pub(super) struct CapsFile {
     pub(super) bytes_per_second: Option<Amount>,
     /// Captures at once per namespace.
     pub(super) captures_per_namespace: Option<Amount>,
+    /// Captures begun within an hour, per namespace. No cap when absent.
+    pub(super) captures_per_hour: Option<Amount>,
     /// Keep headers only, whatever is asked.
     pub(super) headers_only: Option<bool>,
     /// How long files and records are kept after the end.
@@ -104,6 +120,7 @@ impl From<CapsFile> for CapsSpec {
             packets_per_second: file.packets_per_second,
             bytes_per_second: file.bytes_per_second,
             captures: file.captures_per_namespace,
+            captures_per_hour: file.captures_per_hour,
             headers_only: file.headers_only.unwrap_or_default(),
             retention: file.retention,
             ..Self::default()

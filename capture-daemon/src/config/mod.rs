@@ -7,9 +7,10 @@ mod read;
 mod tests;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use capture_api::{Caps, Defaults, strict};
+use capture_api::{Caps, Defaults, GoDuration, strict};
 use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -37,10 +38,20 @@ pub struct Config {
     pub write_bandwidth: Option<u64>,
     /// The most bytes in the data directory.
     pub quota: Option<u64>,
+    /// The most bytes of one namespace's captures.
+    pub quota_per_namespace: Option<u64>,
     /// How full the disk may become, in percent.
     pub max_disk_percent: u8,
+    /// Directories of CNIs' results.
+    pub cni_cache_dirs: Vec<PathBuf>,
+    /// Bytes for packets of interfaces that are nobody's yet.
+    pub provisional_bytes: u64,
     /// The most manifest files that are looked at.
     pub max_manifests: usize,
+    /// Where metrics and health are served.
+    pub http_address: Option<SocketAddr>,
+    /// How long captures go on without the API server.
+    pub api_server_patience: GoDuration,
     /// For what a request does not name.
     pub defaults: Defaults,
     /// For what it asks too much of.
@@ -55,14 +66,19 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             data_dir: PathBuf::from("/var/lib/podtap"),
-            node_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            node_name: node_name(),
             attach_mode: AttachModeChoice::Auto,
             memory_budget: 256 << 20,
             writers: 2,
             write_bandwidth: None,
             quota: None,
+            quota_per_namespace: None,
             max_disk_percent: 75,
+            cni_cache_dirs: vec![PathBuf::from("/var/lib/cni/results")],
+            provisional_bytes: 32 << 20,
             max_manifests: 4096,
+            http_address: None,
+            api_server_patience: GoDuration::from_secs(600),
             defaults: Defaults::default(),
             caps: Caps::default(),
             log_format: LogFormat::Auto,
@@ -230,6 +246,14 @@ impl Config {
         let file: ConfigFile = serde_saphyr::from_str_with_options(text, options).map_err(yaml)?;
         reader.config(file)
     }
+}
+
+/// What Kubernetes calls this node, where a DaemonSet says so; else the host's name.
+fn node_name() -> String {
+    std::env::var("NODE_NAME")
+        .ok()
+        .filter(|name| !name.is_empty())
+        .unwrap_or_else(|| rustix::system::uname().nodename().to_string_lossy().into_owned())
 }
 
 fn is_node_name(name: &str) -> bool {

@@ -1,6 +1,7 @@
 //! From the file's keys to the configuration in force.
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::str::FromStr;
 
@@ -38,11 +39,11 @@ impl<'a> Reader<'a> {
             ("caps.packetsPerSecond", caps.packets_per_second == Some(0)),
             ("caps.bytesPerSecond", caps.bytes_per_second == Some(0)),
             ("caps.captures", caps.captures == 0),
+            ("caps.capturesPerHour", caps.captures_per_hour == Some(0)),
         ] {
             if zero {
-                return Err(
-                    self.bad(&key.replace("captures", "capturesPerNamespace"), "0 would allow no capture")
-                );
+                let key = if key == "caps.captures" { "caps.capturesPerNamespace" } else { key };
+                return Err(self.bad(key, "0 would allow no capture"));
             }
         }
         let percent = self.number("maxDiskPercent", file.max_disk_percent.as_ref(), 1..=100)?;
@@ -58,8 +59,21 @@ impl<'a> Reader<'a> {
             writers: writers.map_or(default.writers, |writers| writers as usize),
             write_bandwidth: self.number("writeBandwidth", file.write_bandwidth.as_ref(), 1..=u64::MAX)?,
             quota: self.number("quota", file.quota.as_ref(), 1..=u64::MAX)?,
+            quota_per_namespace: self.number(
+                "quotaPerNamespace",
+                file.quota_per_namespace.as_ref(),
+                1..=u64::MAX,
+            )?,
             max_disk_percent: percent.map_or(default.max_disk_percent, |percent| percent as u8),
+            cni_cache_dirs: file.cni_cache_dirs.unwrap_or(default.cni_cache_dirs),
+            provisional_bytes: self
+                .number("provisionalBytes", file.provisional_bytes.as_ref(), 0..=1 << 40)?
+                .unwrap_or(default.provisional_bytes),
             max_manifests: manifests.map_or(default.max_manifests, |manifests| manifests as usize),
+            http_address: self.address("httpAddress", file.http_address.as_deref())?,
+            api_server_patience: self
+                .duration("apiServerPatience", file.api_server_patience.as_deref(), 1)?
+                .unwrap_or(default.api_server_patience),
             defaults: self.defaults(file.defaults.unwrap_or_default(), &caps)?,
             caps,
             log_format: log.format.unwrap_or_default(),
@@ -144,6 +158,12 @@ impl<'a> Reader<'a> {
             return Err(self.bad(key, format!("{text} is too short; write at least {least}s")));
         }
         Ok(Some(duration))
+    }
+
+    fn address(&self, key: &str, text: Option<&str>) -> Result<Option<SocketAddr>, ConfigError> {
+        let Some(text) = text else { return Ok(None) };
+        let wrong = |_| self.bad(key, format!("{text:?} is no address with a port, such as 127.0.0.1:9471"));
+        text.parse().map(Some).map_err(wrong)
     }
 
     fn bad(&self, key: &str, problem: impl Display) -> ConfigError {

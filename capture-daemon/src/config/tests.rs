@@ -35,11 +35,14 @@ fn the_defaults_are_those_that_protect() {
 fn every_key_is_read() {
     let config = parse(
         "dataDir: /data\nnodeName: node7\nattachMode: Socket\nmemoryBudget: 512Mi\nwriters: 3\n\
-         writeBandwidth: 200Mi\nquota: 50Gi\nmaxDiskPercent: 60\nmaxManifests: 10\n\
+         writeBandwidth: 200Mi\nquota: 50Gi\nquotaPerNamespace: 5Gi\nmaxDiskPercent: 60\nmaxManifests: 10\n\
+         apiServerPatience: 90s\n\
+         cniCacheDirs: [/a, /b]\nprovisionalBytes: 8Mi\n\
+         httpAddress: '[::1]:9471'\n\
          defaults: {duration: 5m, bytes: 10Mi, packets: 1k, snapLength: 128, retention: 1h, \
          rotation: {fileBytes: 1Mi, files: 3, interval: 1h}}\n\
          caps: {duration: 2h, bytes: 2Gi, packets: 1M, snapLength: 1500, packetsPerSecond: 5, bytesPerSecond: 6, \
-         capturesPerNamespace: 250, headersOnly: true, retention: 48h}\n\
+         capturesPerNamespace: 250, capturesPerHour: 9, headersOnly: true, retention: 48h}\n\
          log: {format: Json, level: debug}\n",
     )
     .unwrap();
@@ -51,8 +54,13 @@ fn every_key_is_read() {
         writers: 3,
         write_bandwidth: Some(200 << 20),
         quota: Some(50 << 30),
+        quota_per_namespace: Some(5 << 30),
         max_disk_percent: 60,
+        cni_cache_dirs: vec!["/a".into(), "/b".into()],
+        provisional_bytes: 8 << 20,
         max_manifests: 10,
+        api_server_patience: GoDuration::from_secs(90),
+        http_address: Some("[::1]:9471".parse().unwrap()),
         defaults: Defaults {
             duration: GoDuration::from_secs(300),
             bytes: 10 << 20,
@@ -73,9 +81,11 @@ fn every_key_is_read() {
             packets_per_second: Some(5),
             bytes_per_second: Some(6),
             captures: 250,
+            captures_per_hour: Some(9),
             headers_only: true,
             retention: GoDuration::from_secs(48 * 3600),
             outputs: Vec::new(),
+            whose: "node",
         },
         log_format: LogFormat::Json,
         log_level: LogLevel::Debug,
@@ -111,9 +121,12 @@ fn bad_values_are_named_with_line_and_what_to_write() {
         ("log:\n  level: verbose", "agent.yaml:2: log.level: \"verbose\" is none of error, warn"),
         ("caps:\n  duration: 1d", "agent.yaml:2: caps.duration: \"1d\" has the unit \"d\""),
         ("caps: {capturesPerNamespace: 0}", "caps.capturesPerNamespace: 0 would allow no capture."),
+        ("caps: {capturesPerHour: 0}", "caps.capturesPerHour: 0 would allow no capture."),
         ("caps: {headersOnly: yes please}", "caps.headersOnly must be true or false, not \"yes please\""),
         ("defaults: {duration: 1h}", "defaults.duration: 1h is more than caps.duration allows (10m); raise"),
         ("defaults: {rotation: {fileBytes: 1Ki}}", "defaults.rotation.fileBytes: 1Ki is too little"),
+        ("httpAddress: localhost", "httpAddress: \"localhost\" is no address with a port, such as 127.0.0.1:9471."),
+        ("quotaPerNamespace: 0", "quotaPerNamespace: 0 is too little; write at least 1."),
         ("dataDir: [1]", "dataDir must be a text"),
         ("caps: 5", "caps must be an object with fields, not 5"),
     ] {

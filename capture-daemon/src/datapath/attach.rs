@@ -93,6 +93,19 @@ impl FilterSocket {
         if bound == 0 { Ok(socket) } else { Err(DatapathError::last("bind a packet socket")) }
     }
 
+    /// The interface that the socket sees; none when that one is gone, even if another has its index by now.
+    pub(super) fn bound_to(&self) -> Option<u32> {
+        // SAFETY: all zero is a valid address.
+        let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        let mut length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+        // SAFETY: the kernel writes at most `length` bytes to the address.
+        let told = unsafe {
+            libc::getsockname(self.0.as_raw_fd(), (&raw mut address).cast(), &raw mut length)
+        };
+        // The kernel sets the index to -1 when the interface is unregistered.
+        if told == 0 { u32::try_from(address.sll_ifindex).ok() } else { None }
+    }
+
     /// Sets or replaces the program: every packet meets the old one or the new one.
     #[doc(alias = "SO_ATTACH_BPF")]
     pub(super) fn set_program(&self, program: BorrowedFd<'_>) -> Result<(), DatapathError> {

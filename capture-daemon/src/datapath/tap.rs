@@ -135,6 +135,13 @@ impl Tap {
         self.attached.as_ref().map(|(ifindex, _)| *ifindex)
     }
 
+    /// Whether the tap is a socket on that interface, and the interface is still the one that it was attached to: the
+    /// kernel knows it from a later one of the same index.
+    #[must_use]
+    pub fn is_on(&self, ifindex: u32) -> bool {
+        matches!(&self.attached, Some((_, Attachment::Socket(socket))) if socket.bound_to() == Some(ifindex))
+    }
+
     fn link(&self, ifindex: u32, direction: Direction) -> Result<TcxLink, DatapathError> {
         TcxLink::create(self.program(direction)?, ifindex, direction)
     }

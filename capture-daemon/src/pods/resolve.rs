@@ -1,6 +1,6 @@
 //! From what a request says about a pod's place to the host interface that carries its packets.
 
-use std::{net::IpAddr, os::fd::AsFd as _, sync::Arc};
+use std::{net::IpAddr, os::fd::AsFd, sync::Arc};
 
 use thiserror::Error;
 
@@ -175,7 +175,7 @@ impl Finder {
     }
 
     /// The pairs that lead into a namespace, oldest inner end first.
-    fn leading_into(&self, netns: &impl std::os::fd::AsFd) -> Result<Vec<Link>, ResolveError> {
+    fn leading_into(&self, netns: &impl AsFd) -> Result<Vec<Link>, ResolveError> {
         let mut all = match self.links.namespace_id(netns.as_fd())? {
             Some(id) => self.links.into_namespace(id),
             None => Vec::new(),

@@ -116,7 +116,7 @@ impl Session {
     }
 
     /// Makes new files for the tap's packets.
-    fn consume(&mut self, node: &mut Node, tap: &mut Tap, info: &TapInfo) -> Result<(), String> {
+    pub(super) fn consume(&mut self, node: &mut Node, tap: &mut Tap, info: &TapInfo) -> Result<(), String> {
         let wanted = self.wanted.as_ref().ok_or("the request was withdrawn")?;
         let ring = tap.ring().map_err(|error| error.to_string())?;
         node.consume(self.id, &self.run, &self.dir, wanted, &self.progress, ring, info)
@@ -125,7 +125,8 @@ impl Session {
         Ok(())
     }
 
-    fn tapped(&mut self, tap: Tap, info: TapInfo) -> Phase {
+    pub(super) fn tapped(&mut self, tap: Tap, info: TapInfo) -> Phase {
+        self.comparison = None;
         self.run.interface = Some(info.interface.link.name.clone());
         self.run.attach_mode = Some(format!("{:?}", info.mode));
         self.show_capturing();
@@ -146,13 +147,14 @@ impl Session {
         self.unsaved = true;
     }
 
-    fn fail(&mut self, reason: &'static str, error: String) -> Phase {
+    pub(super) fn fail(&mut self, reason: &'static str, error: String) -> Phase {
         self.conclude(&Ending::new(RunState::Failed, reason, error))
     }
 
     /// The files that an earlier agent left open are whole again. Those that held no packet are gone.
     pub(super) fn mended(&mut self, files: Result<Vec<FileInfo>, String>) {
         let mending = std::mem::take(&mut self.mending);
+        let before = (self.run.packets_in_files(), self.run.bytes());
         self.unsaved = true;
         let files = match files {
             Ok(files) => files,
@@ -170,6 +172,7 @@ impl Session {
             self.progress.count_recovered(packets);
             self.run.note_file(File { name: file.name, bytes: file.bytes, packets, closed: true });
         }
+        self.told.mended(before, (self.run.packets_in_files(), self.run.bytes()));
     }
 
     /// News of the run's files.
@@ -203,6 +206,11 @@ pub(super) fn storage_failed(reason: &StorageFailure) -> Ending {
         StorageFailure::Quota => {
             ("QuotaReached", "Delete captures that are not needed any more, then ask again.")
         }
+        StorageFailure::NamespaceQuota => (
+            "NamespaceQuotaReached",
+            "Delete captures of this namespace that are not needed any more, or wait until their retention ends, then \
+             ask again.",
+        ),
         StorageFailure::Io(_) => ("WriteFailed", "Have the node's data directory looked at, then ask again."),
     };
     Ending::new(RunState::Failed, short, format!("Nothing more can be written: {reason}. {advice}"))

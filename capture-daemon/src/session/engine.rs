@@ -2,26 +2,29 @@
 //! whose retention is over.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::mpsc::{Receiver, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
 };
 
-use capture_api::{GoDuration, Refusal, RunState};
-use jiff::{SignedDuration, Timestamp};
+use capture_api::{Refusal, RunState};
+use jiff::Timestamp;
 use thiserror::Error;
 use tracing::{error, info, warn};
 
 use super::{
     Limit, Phase, Session, SessionId,
-    node::{Answer, Node},
+    node::{Answer, LoadFailure, Node},
     record::{Records, record},
-    run::Run,
-    wanted::{RequestEvent, RunKey, Wanted},
+    retention::Strays,
+    run::{HOUR, Run, Unreadable},
+    wanted::{Allowance, RequestEvent, RunKey, Wanted},
 };
 use crate::{
+    datapath::Tap,
     pods::LinkEvent,
+    pulse::Pulse,
     storage::{FileInfo, RunDir, StorageError, StorageEvent},
 };
 
@@ -40,6 +43,17 @@ pub enum Event {
     Request(RequestEvent),
     /// By the kernel, of a link.
     Link(LinkEvent),
+    /// Of where pods are: a CNI has written or removed a result.
+    Places,
+    /// By a worker: a tap that was loaded ahead is running, or why not.
+    Ahead {
+        /// What it was loaded for.
+        kind: u64,
+        /// Bytes of its ring.
+        ring: u32,
+        /// The tap.
+        tap: Box<Result<Tap, LoadFailure>>,
+    },
     /// By a worker.
     Answer {
         /// Which session asked.
@@ -87,12 +101,13 @@ pub enum EngineError {
 
 /// All sessions of the node.
 pub struct Engine {
-    node: Node,
-    records: Box<dyn Records>,
-    sessions: BTreeMap<SessionId, Session>,
+    pub(super) node: Node,
+    pub(super) records: Box<dyn Records>,
+    pub(super) sessions: BTreeMap<SessionId, Session>,
     last_id: SessionId,
     /// Requests that the data directory has no room for yet, or does not take.
-    homeless: BTreeMap<RunKey, Wanted>,
+    pub(super) homeless: BTreeMap<RunKey, Wanted>,
+    pub(super) strays: Strays,
     reported: Instant,
     saved: Instant,
 }
@@ -111,6 +126,7 @@ impl Engine {
             sessions: BTreeMap::new(),
             last_id: 0,
             homeless: BTreeMap::new(),
+            strays: Strays::default(),
             reported: now,
             saved: now,
         };
@@ -126,11 +142,16 @@ impl Engine {
                         broken.push((id, dir, open));
                     }
                 }
-                Err(error) => {
+                Err(Unreadable::Damaged(error)) => {
+                    warn!(directory = %dir.path().display(), error, "kept for a day: its run cannot be read");
+                    engine.strays.add(dir);
+                }
+                Err(Unreadable::Other(error)) => {
                     warn!(directory = %dir.path().display(), error, "left alone: not a run that can be read");
                 }
             }
         }
+        engine.node.storage.strays()?.into_iter().for_each(|dir| engine.strays.add(dir));
         let answers = engine.node.answers.clone();
         thread::Builder::new()
             .name("recovery".into())
@@ -142,19 +163,35 @@ impl Engine {
             })
             .map_err(EngineError::Thread)?;
         engine.save_all(false, false);
+        let runs: BTreeSet<(&str, &str)> = engine
+            .sessions
+            .values()
+            .filter(|session| !session.run.expired)
+            .map(|session| (session.run.namespace.as_str(), session.run.record.as_str()))
+            .collect();
+        engine.records.sweep(&|namespace, record| {
+            runs.contains(&(namespace, record)) || engine.strays.contains(namespace, record)
+        });
         Ok(engine)
     }
 
     /// What is wanted is accepted when it is first seen, and an agent's restart does not make windows longer.
     #[must_use]
     pub fn accepted<T: FromIterator<(RunKey, Timestamp)>>(&self) -> T {
-        let standing = self.sessions.values().filter(|session| !session.run.released);
+        // One that was refused has not been accepted.
+        let standing = self
+            .sessions
+            .values()
+            .filter(|session| !session.run.released && session.run.state != RunState::Refused);
         standing.map(|session| (session.run.key(), session.run.accepted)).collect()
     }
 
     /// Runs until it is told to shut down, then closes all files.
     pub fn run(mut self, events: &Receiver<Event>) {
+        let pulse = Pulse::new("engine");
+        self.node.telemetry.watch(pulse.clone());
         loop {
+            pulse.beat();
             let mut links = Vec::new();
             match events.recv_timeout(TICK) {
                 Ok(Event::Shutdown) | Err(RecvTimeoutError::Disconnected) => break,
@@ -181,6 +218,8 @@ impl Engine {
             }
             self.turn(now);
         }
+        // It gives up on files that are not closed in time.
+        pulse.rest();
         self.shut_down(events);
     }
 
@@ -189,7 +228,10 @@ impl Engine {
             Event::Request(RequestEvent::Wanted(wanted)) => self.wanted(*wanted),
             Event::Request(RequestEvent::Gone(key)) => self.gone(&key),
             Event::Request(RequestEvent::Listed) => self.listed(),
-            Event::Link(event) => links.push(event),
+            Event::Link(event) => {
+                self.node.telemetry.meters().link(&event);
+                links.push(event);
+            }
             Event::Answer { session, ticket, answer } => match self.sessions.get_mut(&session) {
                 Some(session) => {
                     session.answer(&mut self.node, ticket, *answer);
@@ -201,6 +243,11 @@ impl Engine {
                     }
                 }
             },
+            Event::Places => {
+                let now = Instant::now();
+                self.sessions.values_mut().for_each(|session| session.place_news(now));
+            }
+            Event::Ahead { kind, ring, tap } => self.loaded_ahead(kind, ring, *tap),
             Event::Limit { session, limit } => {
                 if let Some(session) = self.sessions.get_mut(&session) {
                     session.limit_reached(limit);
@@ -231,10 +278,12 @@ impl Engine {
                 session.step(&mut self.node, now);
             }
         }
+        self.hunt();
         let report = now.duration_since(self.reported) >= REPORT;
         if report {
             self.reported = now;
             self.report();
+            self.publish();
             self.expire();
             for wanted in self.homeless.values().cloned().collect::<Vec<_>>() {
                 self.wanted(wanted);
@@ -247,9 +296,14 @@ impl Engine {
         self.save_all(save_counters, report);
     }
 
-    fn wanted(&mut self, wanted: Wanted) {
+    fn wanted(&mut self, mut wanted: Wanted) {
         let now = Instant::now();
-        let known = self.of_key(&wanted.key).map(|session| session.id);
+        let known = self.of_wanted(&wanted).map(|session| session.id);
+        if self.of_wanted(&wanted).is_some_and(|session| session.would_begin(&wanted))
+            && let Err(refusal) = self.room_for(&wanted)
+        {
+            wanted.settings = Err(refusal);
+        }
         if let Some(session) = known.and_then(|id| self.sessions.get_mut(&id)) {
             return session.request(wanted, now);
         }
@@ -273,29 +327,44 @@ impl Engine {
             }
         };
         self.homeless.remove(&wanted.key);
-        match &wanted.settings {
-            Err(refusal) => self.refused(&mut run, refusal),
-            Ok(_) => {
-                let running = self
-                    .sessions
-                    .values()
-                    .filter(|session| session.run.namespace == run.namespace && !session.is_over())
-                    .count();
-                let most = self.node.limits.captures_per_namespace;
-                if running >= most {
-                    let refusal = Refusal::new(
-                        "TooManyCaptures",
-                        format!(
-                            "Namespace {} already has {running} captures on this node, and {most} are allowed at once. \
-                             End one, then ask again.",
-                            run.namespace
-                        ),
-                    );
-                    self.refused(&mut run, &refusal);
-                }
-            }
+        run.forbidden = wanted.forbidden.is_some();
+        let refusal = wanted.forbidden.clone().or_else(|| wanted.settings.as_ref().err().cloned());
+        match refusal.map_or_else(|| self.room_for(&wanted), Err) {
+            Ok(()) => run.count(wanted.allowance, Timestamp::now()),
+            Err(refusal) => self.refused(&mut run, &refusal),
         }
         self.insert(run, dir, Some(wanted));
+    }
+
+    /// Whether the namespace may have one run more.
+    fn room_for(&self, wanted: &Wanted) -> Result<(), Refusal> {
+        let (namespace, Allowance { at_once, per_hour }) = (&wanted.key.namespace, wanted.allowance);
+        let uid = &wanted.pod.namespace_uid;
+        let own = |run: &Run| run.namespace == *namespace && run.namespace_uid == *uid;
+        let runs = || self.sessions.values().filter(|session| own(&session.run));
+        let running = runs().filter(|session| !session.is_over()).count();
+        if running >= at_once as usize {
+            return Err(Refusal::new(
+                "TooManyCaptures",
+                format!(
+                    "Namespace {namespace} already has {running} captures on this node, and {at_once} are allowed at \
+                     once. End one, then ask again."
+                ),
+            ));
+        }
+        let now = Timestamp::now();
+        let within = |begun: Timestamp| now.duration_since(begun) < HOUR;
+        let lately = runs().filter(|session| session.run.begun.is_some_and(within)).count();
+        match per_hour {
+            Some(most) if lately >= most as usize => Err(Refusal::new(
+                "TooManyCapturesPerHour",
+                format!(
+                    "Namespace {namespace} has begun {lately} captures on this node within an hour, and {most} are \
+                     allowed. Ask again later."
+                ),
+            )),
+            _ => Ok(()),
+        }
     }
 
     fn refused(&self, run: &mut Run, refusal: &Refusal) {
@@ -311,6 +380,10 @@ impl Engine {
     }
 
     fn insert(&mut self, run: Run, dir: RunDir, wanted: Option<Wanted>) -> SessionId {
+        // What a namespace that is gone has left is not its successor's of the same name.
+        if let Err(error) = dir.charge(&format!("{}/{}", run.namespace, run.namespace_uid)) {
+            warn!(record = run.record, %error, "not counted for its namespace's quota");
+        }
         self.last_id += 1;
         let session = Session::new(self.last_id, run, dir, wanted, Instant::now());
         self.sessions.insert(self.last_id, session);
@@ -318,13 +391,18 @@ impl Engine {
     }
 
     /// The run of that request that is not yet withdrawn.
-    fn of_key(&self, key: &RunKey) -> Option<&Session> {
-        self.sessions.values().find(|session| !session.run.released && session.run.key() == *key)
+    fn of_wanted(&self, wanted: &Wanted) -> Option<&Session> {
+        self.sessions.values().find(|session| {
+            let run = &session.run;
+            // A namespace that was made again continues nothing of its predecessor's.
+            !run.released && run.namespace_uid == wanted.pod.namespace_uid && run.key() == wanted.key
+        })
     }
 
     fn gone(&mut self, key: &RunKey) {
         self.homeless.remove(key);
-        let known = self.of_key(key).map(|session| session.id);
+        let told = |session: &&Session| session.wanted.as_ref().is_some_and(|wanted| wanted.key == *key);
+        let known = self.sessions.values().find(told).map(|session| session.id);
         if let Some(session) = known.and_then(|id| self.sessions.get_mut(&id)) {
             session.withdraw();
         }
@@ -332,6 +410,7 @@ impl Engine {
 
     /// Everything that is wanted has been named: runs of earlier agents that were not are over.
     fn listed(&mut self) {
+        self.node.telemetry.listed();
         for session in self.sessions.values_mut() {
             if session.wanted.is_none() && !session.run.released {
                 session.withdraw();
@@ -355,54 +434,13 @@ impl Engine {
             // Files end with what was last told here, and tell of loss.
             self.node.consumer.statistics(info.id, now);
             session.live = now;
+            session.compare(&self.node.finder, false);
             if before != session.counted() || session.run.delivered != delivered {
                 session.run.delivered = delivered;
                 session.moved = true;
                 // A change of state that could not be shown is tried again; counters will be with the next ones.
                 let _ = self.records.publish(&record(session));
             }
-        }
-    }
-
-    /// Removes what retention does not protect any longer.
-    fn expire(&mut self) {
-        let now = Timestamp::now();
-        let mut forgotten = Vec::new();
-        for (id, session) in &mut self.sessions {
-            if !session.is_over() {
-                continue;
-            }
-            let retention =
-                session.run.settings.as_ref().map_or(GoDuration::from_secs(3600), |s| s.retention);
-            let due = session.run.ended.is_some_and(|ended| {
-                SignedDuration::try_from(retention.0).is_ok_and(|kept| now.duration_since(ended) >= kept)
-            });
-            if due && !session.run.expired {
-                info!(
-                    record = session.run.record,
-                    namespace = session.run.namespace,
-                    "retention is over: removing the files"
-                );
-                if let Err(error) = session.dir.remove_files() {
-                    warn!(record = session.run.record, %error, "cannot remove the files of an expired capture");
-                    continue;
-                }
-                session.run.files.clear();
-                session.run.expired = true;
-                session.unsaved = true;
-                self.records.remove(&session.run.namespace, &session.run.record);
-            }
-            if session.run.expired && session.run.released {
-                match session.dir.clone().remove() {
-                    Ok(()) => forgotten.push(*id),
-                    Err(error) => {
-                        warn!(record = session.run.record, %error, "cannot remove an expired capture")
-                    }
-                }
-            }
-        }
-        for id in forgotten {
-            self.sessions.remove(&id);
         }
     }
 

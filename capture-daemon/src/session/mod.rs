@@ -18,10 +18,15 @@
 
 mod answers;
 mod budget;
+mod bypass;
 mod engine;
+mod hunt;
 mod node;
 mod progress;
+mod provisional;
+mod publish;
 mod record;
+mod retention;
 mod run;
 mod sink;
 mod tap_settings;
@@ -29,6 +34,7 @@ pub mod wanted;
 mod workers;
 
 use std::{
+    borrow::Cow,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -39,7 +45,9 @@ use tracing::info;
 
 use self::{
     answers::storage_failed,
+    bypass::{Bypass, Comparison},
     progress::{Progress, UNLIMITED},
+    publish::Told,
     sink::Limit,
     tap_settings::needs_another_tap,
     wanted::Wanted,
@@ -48,6 +56,7 @@ pub use self::{
     budget::RingBudget,
     engine::{Engine, EngineError, Event},
     node::{Limits, Node},
+    provisional::Provisional,
     record::Records,
     run::Run,
     workers::Workers,
@@ -77,6 +86,14 @@ pub struct Session {
     ending: Option<Ending>,
     /// The interface that is tapped went away.
     interface_lost: bool,
+    /// What is said of the pod's place is not what the interface was found by.
+    place_changed: bool,
+    /// The pod has no interface yet, and it may come at any moment.
+    hunting: bool,
+    /// The pod's own counters, to find out what the tap cannot see.
+    comparison: Option<Comparison>,
+    /// What was found out.
+    bypass: Bypass,
     /// Files of an earlier agent that are being mended, and their packets counted.
     mending: Vec<String>,
     /// Streams that storage has not finished with.
@@ -95,6 +112,10 @@ pub struct Session {
     due: Instant,
     /// The data directory did not take it.
     unwritten: bool,
+    /// What metrics know of it.
+    told: Told,
+    /// When its files could not be removed.
+    removal_failed: Option<Instant>,
 }
 
 /// What a session has of a tap that it or a worker holds.
@@ -147,14 +168,23 @@ enum Goal {
 #[derive(Clone, Debug)]
 struct Ending {
     state: RunState,
-    reason: &'static str,
+    reason: Cow<'static, str>,
     message: String,
 }
 
 impl Ending {
-    fn new(state: RunState, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { state, reason, message: message.into() }
+    fn new(state: RunState, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
+        Self { state, reason: reason.into(), message: message.into() }
     }
+}
+
+/// How a run ends that may not go on.
+fn forbidden(run: &Run, refusal: &Refusal) -> Ending {
+    let (state, kept) = match run.started {
+        Some(_) => (RunState::Stopped, " Files are kept until retention ends."),
+        None => (RunState::Refused, ""),
+    };
+    Ending::new(state, refusal.reason.clone(), format!("{}{kept}", refusal.message))
 }
 
 impl Session {
@@ -170,6 +200,7 @@ impl Session {
         }
         let phase = if run.state.is_final() { Phase::Over } else { Phase::Waiting { again: now } };
         let progress = Arc::new(Progress::continuing(run.delivered, run.bytes()));
+        let told = Told::before(&run);
         let session = Self {
             id,
             run,
@@ -179,6 +210,10 @@ impl Session {
             progress,
             ending: None,
             interface_lost: false,
+            place_changed: false,
+            hunting: false,
+            comparison: None,
+            bypass: Bypass::default(),
             mending: Vec::new(),
             open_streams: 0,
             rejected: None,
@@ -186,6 +221,8 @@ impl Session {
             live: Counters::default(),
             unsaved: true,
             unwritten: false,
+            told,
+            removal_failed: None,
             moved: false,
             due: now,
         };
@@ -213,12 +250,13 @@ impl Session {
     fn request(&mut self, wanted: Wanted, now: Instant) {
         self.due = now;
         match &wanted.settings {
-            Ok(settings)
-                if self.run.state == RunState::Refused && self.run.settings.as_ref() != Some(settings) =>
-            {
+            _ if wanted.forbidden.is_some() => self.forbid(wanted.forbidden.as_ref()),
+            Ok(settings) if self.would_begin(&wanted) => {
                 // Refused before it began: what was changed may make it possible.
                 self.run.settings = Some(settings.clone());
-                self.run.ended = None;
+                self.run.accepted = wanted.request.accepted;
+                self.run.count(wanted.allowance, Timestamp::now());
+                (self.run.ended, self.run.forbidden, self.run.expired) = (None, false, false);
                 self.run.set(RunState::Pending, "", "");
                 self.phase = Phase::Waiting { again: now };
             }
@@ -230,6 +268,9 @@ impl Session {
             Err(refusal) if !self.is_over() => self.note(format!("Change not taken over: {refusal}")),
             _ => {}
         }
+        if wanted.forbidden.is_none() {
+            self.forbid(None);
+        }
         if !self.is_over() && wanted.settings.is_ok() {
             self.run.notes.clone_from(&wanted.notes);
             self.apply_limits();
@@ -238,8 +279,40 @@ impl Session {
             // A run of an earlier agent has waited for nothing else, and a change may be what it waits for.
             *again = now;
         }
+        self.place_changed |=
+            self.wanted.as_ref().is_some_and(|before| before.pod.place != wanted.pod.place);
         self.wanted = Some(wanted);
         self.unsaved = true;
+    }
+
+    /// Whether a run that was refused begins with this request.
+    fn would_begin(&self, wanted: &Wanted) -> bool {
+        let run = &self.run;
+        run.state == RunState::Refused
+            && wanted.forbidden.is_none()
+            && wanted
+                .settings
+                .as_ref()
+                .is_ok_and(|settings| run.forbidden || run.settings.as_ref() != Some(settings))
+    }
+
+    /// Nothing may be captured there now: what runs ends for good, what has not begun waits to be allowed. None lifts
+    /// it from a run that has not ended.
+    fn forbid(&mut self, refusal: Option<&Refusal>) {
+        match refusal {
+            Some(refusal) if self.run.state == RunState::Refused => {
+                self.run.refuse(RunState::Refused, refusal);
+                self.run.forbidden = true;
+            }
+            Some(refusal) if !self.is_over() => {
+                self.run.forbidden = true;
+                if self.run.started.is_some() {
+                    self.end(forbidden(&self.run, refusal));
+                }
+            }
+            None if !self.is_over() => self.run.forbidden = false,
+            _ => {}
+        }
     }
 
     /// The request was withdrawn.
@@ -277,6 +350,9 @@ impl Session {
     fn goal(&self, now: Timestamp) -> Goal {
         if let Some(ending) = &self.ending {
             return Goal::End(ending.clone());
+        }
+        if let Some(refusal) = self.wanted.as_ref().and_then(|wanted| wanted.forbidden.as_ref()) {
+            return Goal::End(forbidden(&self.run, refusal));
         }
         let Some(settings) = &self.run.settings else {
             return Goal::End(Ending::new(RunState::Refused, "NoSettings", "The request was refused."));
@@ -337,7 +413,13 @@ impl Session {
     /// Takes the session towards its goal, as far as it gets without waiting.
     fn step(&mut self, node: &mut Node, now: Instant) {
         let utc = Timestamp::now();
-        self.move_on(node, now, self.goal(utc));
+        let goal = self.goal(utc);
+        if matches!(goal, Goal::End(_)) {
+            // The last chance to ask: afterwards the pod may be gone.
+            self.compare(&node.finder, true);
+        }
+        self.check_place(node);
+        self.move_on(node, now, goal);
         self.due = self.next_look(now, utc);
     }
 
@@ -345,10 +427,12 @@ impl Session {
         self.phase = match (std::mem::replace(&mut self.phase, Phase::Between), goal) {
             (Phase::Waiting { .. }, Goal::End(ending)) => self.conclude(&ending),
             (Phase::Waiting { .. }, Goal::Wait(start)) => {
+                self.hunting = false;
                 self.show(RunState::Scheduled, "Scheduled", &format!("Begins at {start}."));
                 Phase::Waiting { again: now }
             }
             (Phase::Waiting { .. }, Goal::Pause) => {
+                self.hunting = false;
                 self.show(RunState::Paused, "PauseRequested", "Nothing is captured until state is Running.");
                 Phase::Waiting { again: now }
             }
@@ -385,6 +469,8 @@ impl Session {
     /// Finds the pod's interface and has a tap loaded for it.
     fn begin(&mut self, node: &mut Node, now: Instant) -> Phase {
         let later = Phase::Waiting { again: now + node.limits.retry };
+        self.place_changed = false;
+        let hunted = std::mem::take(&mut self.hunting);
         let (Some(wanted), Some(settings)) = (&self.wanted, self.run.settings.clone()) else {
             // An unfinished run of an earlier agent, whose request has not been heard of yet.
             return later;
@@ -393,7 +479,7 @@ impl Session {
             // How many packets it may still have is known when those in its files are counted.
             return Phase::Waiting { again: now };
         }
-        if let Err(reason) = node.storage.room() {
+        if let Err(reason) = node.storage.room_in(&self.dir) {
             return self.conclude(&storage_failed(&reason));
         }
         let interface = match wanted.pod.place.as_ref().map(|place| node.finder.resolve(place)) {
@@ -403,11 +489,18 @@ impl Session {
             }
             Some(Err(error)) => {
                 self.show(RunState::Pending, "InterfaceMissing", &error.to_string());
+                self.hunting = self.can_hunt();
                 return later;
             }
             None => return later,
         };
-        let Some(ring) = node.rings.grant() else {
+        if let Some(tapped) = self.adopt(node, &interface, &settings) {
+            return tapped;
+        }
+        if hunted {
+            self.note("The pod's interface came before a tap could: its first packets may be missing.".into());
+        }
+        let Some(ring) = node.grant_ring() else {
             return self.refuse(&Refusal::new(
                 "BudgetExhausted",
                 "The agent's memory budget for rings is used up by other captures on this node. End some of them, or \
@@ -459,12 +552,18 @@ impl Session {
 
     fn conclude(&mut self, ending: &Ending) -> Phase {
         if ending.state != RunState::Refused || self.run.state != RunState::Refused {
-            self.run.set(ending.state, ending.reason, ending.message.clone());
+            self.run.set(ending.state, &ending.reason, ending.message.clone());
         }
         self.finish()
     }
 
     fn finish(&mut self) -> Phase {
+        if self.run.started.is_some() && self.progress.delivered().packets == 0 {
+            let why = self.what_was_seen();
+            if !self.run.message.as_ref().is_some_and(|message| message.contains(&why)) {
+                self.note(why);
+            }
+        }
         let run = &self.run;
         info!(
             namespace = run.namespace,
@@ -489,21 +588,36 @@ impl Session {
     /// Sets what the record shows, when it is something else.
     fn show(&mut self, state: RunState, reason: &str, message: &str) {
         let run = &self.run;
-        if run.state != state || run.message.as_deref().unwrap_or("") != message {
-            if run.state != state {
-                info!(namespace = run.namespace, record = run.record, ?state, reason, message);
-            }
-            self.run.set(state, reason, message);
+        let same = run.state == state && run.reason.as_deref().unwrap_or("") == reason;
+        if same && run.message.as_deref().unwrap_or("") == message {
+            return;
+        }
+        if run.state != state {
+            info!(namespace = run.namespace, record = run.record, ?state, reason, message);
+        }
+        self.run.set(state, reason, message);
+        if same && state == RunState::WaitingForTraffic {
+            // Only how many packets were not taken: that is shown with the counters.
+            self.moved = true;
+        } else {
             self.unsaved = true;
         }
     }
 
     fn show_capturing(&mut self) {
-        if self.progress.delivered().packets == 0 {
-            let message = self.what_was_seen();
-            self.show(RunState::WaitingForTraffic, "NoPacketYet", &message);
-        } else {
-            self.show(RunState::Capturing, "Capturing", "");
+        let bypass = self.bypass.told(self.run.interface.as_deref().unwrap_or("that it has"));
+        let nothing = self.progress.delivered().packets == 0;
+        let state = if nothing { RunState::WaitingForTraffic } else { RunState::Capturing };
+        match bypass {
+            Some((reason, message)) => self.show(state, reason, &message),
+            None if nothing => {
+                let counted = self.counted().total();
+                let none_matched = counted.seen > 0 && counted.matched == 0;
+                let reason = if none_matched { "FilterMatchedNone" } else { "NoPacketYet" };
+                let message = self.what_was_seen();
+                self.show(state, reason, &message);
+            }
+            None => self.show(state, "Capturing", ""),
         }
     }
 

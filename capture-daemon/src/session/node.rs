@@ -11,14 +11,15 @@ use capture_filter::{Compiler, Filter, FilterError};
 use tracing::debug;
 
 use super::{
-    RingBudget, SessionId, TapInfo, engine::Event, progress::Progress, run::Run, sink::CaptureSink,
-    tap_settings::tap_settings, wanted::Wanted, workers::Workers,
+    RingBudget, SessionId, TapInfo, engine::Event, progress::Progress, provisional::Provisional, run::Run,
+    sink::CaptureSink, tap_settings::tap_settings, wanted::Wanted, workers::Workers,
 };
 use crate::{
     datapath::{AttachMode, Clock, Consumer, Counters, DatapathError, Loader, Ring, Tap},
     pcapng::{FileHeader, Interface, Statistics},
     pods::{self, Finder, HostInterface},
     storage::{Rotation, RunDir, Storage, StorageError, StreamSpec},
+    telemetry::Telemetry,
 };
 
 /// So many taps are attached by tcx at once; those beyond become sockets.
@@ -27,8 +28,6 @@ const MOST_TCX_AT_ONCE: usize = 4;
 /// What sessions may do on this node.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Captures at once per namespace.
-    pub captures_per_namespace: usize,
     /// How long a session waits before it looks again for what is not there.
     pub retry: Duration,
     /// Whether taps may be attached as sockets when many are wanted at once.
@@ -59,6 +58,10 @@ pub struct Node {
     pub workers: Workers,
     /// Where answers go.
     pub answers: Sender<Event>,
+    /// Where numbers and health are told.
+    pub telemetry: Telemetry,
+    /// Taps for pods that have no interface yet; none are made unless this is set.
+    pub provisional: Provisional,
     /// Sessions whose taps are being loaded or attached.
     pub(super) attaching: usize,
     next_tap: u64,
@@ -109,6 +112,7 @@ impl Node {
         workers: Workers,
         answers: Sender<Event>,
     ) -> Self {
+        let provisional = Provisional::new(workers.clone(), 0);
         Self {
             name,
             limits,
@@ -121,6 +125,8 @@ impl Node {
             compiler,
             workers,
             answers,
+            telemetry: Telemetry::default(),
+            provisional,
             attaching: 0,
             next_tap: 0,
             left: Vec::new(),
@@ -139,11 +145,31 @@ impl Node {
         mode: AttachMode,
         running: bool,
     ) {
+        let answer = self.answer(session, ticket);
+        let since = Instant::now();
+        self.load_tap(&run.namespace, settings, ring, mode, running, move |tap| {
+            if tap.is_ok() {
+                // The benchmark reads this. It includes the filter's way through the compiler.
+                debug!(session, took_us = since.elapsed().as_micros() as u64, "tap loaded");
+            }
+            answer.send(Answer::Loaded { ring, tap });
+        });
+    }
+
+    /// Has a tap loaded; `done` is called by a worker. Namespaces take turns in having filters compiled.
+    pub(super) fn load_tap(
+        &self,
+        namespace: &str,
+        settings: &Settings,
+        ring: u32,
+        mode: AttachMode,
+        running: bool,
+        done: impl FnOnce(Result<Tap, LoadFailure>) + Send + 'static,
+    ) {
         let (compiler, loader, clock) = (&self.compiler, Arc::clone(&self.loader), Arc::clone(&self.clock));
         let fixed = tap_settings(settings, ring);
-        let (workers, answer) = (self.workers.clone(), self.answer(session, ticket));
-        let since = Instant::now();
-        let load = move |filter: Result<Option<Arc<Filter>>, FilterError>, answer: Reply| {
+        let workers = self.workers.clone();
+        let load = move |filter: Result<Option<Arc<Filter>>, FilterError>| {
             let tap = filter
                 .map_err(|error| {
                     LoadFailure::Filter(Refusal::new(reasons::INVALID_FILTER, error.to_string()))
@@ -154,18 +180,18 @@ impl Node {
                         .map_err(|error| LoadFailure::Datapath(error.to_string()))?;
                     clock.register(tap.control());
                     tap.control().set_halted(!running);
-                    // The benchmark reads this. It includes the filter's way through the compiler.
-                    debug!(session, took_us = since.elapsed().as_micros() as u64, "tap loaded");
                     Ok(tap)
                 });
-            answer.send(Answer::Loaded { ring, tap });
+            done(tap);
             loader.prepare(ring);
         };
         if settings.filter.is_empty() {
-            return workers.run(move || load(Ok(None), answer));
+            return workers.run(move || load(Ok(None)));
         }
-        compiler.submit(&run.namespace, &settings.filter, move |filter| {
-            workers.run(move || load(filter.map(Some), answer));
+        let meters = self.telemetry.meters().clone();
+        compiler.submit(namespace, &settings.filter, move |filter| {
+            meters.filter(&filter);
+            workers.run(move || load(filter.map(Some)));
         });
     }
 

@@ -135,7 +135,10 @@ fn a_file_counts_as_soon_as_it_is_written_in_a_directory_that_came_later() {
     let dir = TestDir::new();
     let results = dir.path().join("results");
     let (tell, news) = mpsc::channel();
-    let cache = CniCache::watch(vec![results.clone()], move || drop(tell.send(()))).unwrap();
+    let cache = CniCache::watch(vec![results.clone()], move || {
+        let _ = tell.send(());
+    })
+    .unwrap();
     fs::create_dir(&results).unwrap();
     fs::write(results.join("a"), result("web", "uid", "c1", "eth0", "cni-1").to_string()).unwrap();
     let web = place("web", &["uid"]);

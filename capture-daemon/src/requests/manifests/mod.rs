@@ -23,7 +23,8 @@ use tracing::{info, warn};
 use self::directory::{Directory, Found};
 use self::store::Store;
 use super::changes::Changes;
-use super::desired::{Accepted, desired};
+use super::desired::{Accepted, NamespaceRules, desired};
+use crate::pods::{Place, PodClaim, PodWatch};
 use crate::session::wanted::RequestEvent;
 
 /// How often everything is looked at although nothing was heard.
@@ -42,6 +43,8 @@ pub struct Options {
     pub accepted: Accepted,
     /// The most manifest files that are looked at.
     pub max_files: usize,
+    /// Where it is told which addresses pods have.
+    pub watch: PodWatch,
 }
 
 impl Default for Options {
@@ -51,6 +54,7 @@ impl Default for Options {
             caps: Caps::default(),
             accepted: Accepted::default(),
             max_files: 4096,
+            watch: PodWatch::default(),
         }
     }
 }
@@ -245,8 +249,18 @@ impl Source {
         for conflict in conflicts {
             warn!("{conflict}");
         }
-        let Options { defaults, caps, accepted, .. } = &mut self.options;
-        let wanted = desired(&pods, &captures, accepted, Timestamp::now(), defaults, caps);
+        let Options { defaults, caps, accepted, watch, .. } = &mut self.options;
+        watch.told(pods.iter().filter_map(|object| match &object.pod.place {
+            Some(Place::Pod(place)) => Some(PodClaim {
+                uid: place.uid.clone(),
+                sandbox: String::new(),
+                addresses: place.addresses.clone(),
+            }),
+            _ => None,
+        }));
+        watch.set_live(true);
+        let rules = NamespaceRules { defaults: defaults.clone(), caps: caps.clone(), label_requests: true };
+        let wanted = desired(&pods, &captures, accepted, Timestamp::now(), &rules);
         self.changes.update(wanted)
     }
 }

@@ -37,6 +37,30 @@ fn a_pod_is_read() {
 }
 
 #[test]
+fn a_pod_of_kubernetes_is_found_by_what_it_is() {
+    let pod = |more: &str| {
+        let text = POD.replace("annotations: {podtap.dev/interface: veth0, other.dev/x: y}", more);
+        match only_pod(&text).pod.place {
+            Some(Place::Pod(place)) => place,
+            other => panic!("{other:?}"),
+        }
+    };
+    let place = pod("uid: abc");
+    assert_eq!(
+        (place.namespace.as_str(), place.name.as_str(), place.uid.as_str()),
+        ("default", "web", "abc")
+    );
+    assert_eq!(
+        (place.sandbox_uids, place.addresses.len(), place.interface),
+        (vec!["abc".to_owned()], 2, None)
+    );
+    let place = pod("uid: abc\n  annotations: {kubernetes.io/config.hash: h}");
+    assert_eq!(place.sandbox_uids, ["abc", "h"]);
+    // Its addresses may be another's by now.
+    assert!(pod("uid: abc\n  deletionTimestamp: \"2026-01-01T00:00:00Z\"").addresses.is_empty());
+}
+
+#[test]
 fn many_documents_lists_and_json_are_read() {
     let capture = "apiVersion: podtap.dev/v1alpha1
 kind: PacketCapture
