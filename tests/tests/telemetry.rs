@@ -41,7 +41,10 @@ fn scrape_until(address: SocketAddr, what: &str, told: impl Fn(&Metrics) -> bool
         if told(&metrics) {
             return metrics;
         }
-        assert!(Instant::now() < deadline, "{what}: {metrics:#?}");
+        if Instant::now() > deadline {
+            let samples: Vec<_> = metrics.samples().filter(|sample| sample.value != 0.0).collect();
+            panic!("waiting for {what}: {samples:?}");
+        }
         std::thread::sleep(Duration::from_millis(100));
     }
 }
@@ -67,7 +70,7 @@ fn numbers_are_those_of_records_and_files_and_stay_when_these_are_gone() {
     let (a, b, c) = (pods.pod("a"), pods.pod("b"), pods.pod("c"));
     let _sink = sink(b, PORT).unwrap();
     let (mut agent, address) = agent("numbers", "defaults: {retention: 8s}\n");
-    assert_eq!(get(address, "/readyz").unwrap().status, 200);
+    wait_for_status(address, "/readyz", 200, SOON).unwrap();
     agent.apply("a.yaml", &labelled(a, &[FILTER])).unwrap();
     agent.apply("c.yaml", &in_namespace(pod(c), "team-c")).unwrap();
     let spec = json!({"podNames": ["c"], "filter": FILTER.1, "direction": "FromPod", "sample": 10});
@@ -214,7 +217,7 @@ fn documented() -> BTreeMap<String, (String, BTreeSet<String>)> {
 fn the_documentation_lists_what_is_served() {
     let pods = Pods::with(&["a"]).unwrap();
     let (mut agent, address) = agent("documented", "quota: 10Gi\nquotaPerNamespace: 1Gi\n");
-    agent.apply("a.yaml", &labelled(pods.pod("a"), &[])).unwrap();
+    agent.apply("a.yaml", &labelled(pods.pod("a"), &[FILTER])).unwrap();
     agent.wait_pod("a", &ATTACHED).unwrap();
     let metrics =
         scrape_until(address, "a run", |metrics| runs(metrics, "default", "WaitingForTraffic") == 1);
@@ -254,6 +257,7 @@ fn namespaces_beyond_the_bound_share_their_numbers() {
         // None has an interface: they only wait.
         let mut one = in_namespace(labelled(pods.pod("a"), &[]), &format!("n{number}"));
         one["metadata"]["annotations"]["podtap.dev/interface"] = json!("not-there");
+        one["metadata"]["uid"] = json!(format!("uid-{number}"));
         agent.apply(&format!("{number}.yaml"), &one).unwrap();
     }
     let metrics = scrape_until(address, "all runs", |metrics| {

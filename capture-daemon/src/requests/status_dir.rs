@@ -25,6 +25,12 @@ pub struct StatusDir {
 
 impl Records for StatusDir {
     fn publish(&self, record: &PodCapture) -> bool {
+        if !record.spec.namespace_uid.is_empty() {
+            // Made on Kubernetes, in a namespace that is not the one of this name here.
+            let metadata = &record.metadata;
+            self.remove(metadata.namespace.as_deref().unwrap_or(""), metadata.name.as_deref().unwrap_or(""));
+            return true;
+        }
         let written = self.write(record);
         if let Err(error) = &written {
             warn!(%error, "cannot write a record");
@@ -35,6 +41,16 @@ impl Records for StatusDir {
     fn remove(&self, namespace: &str, record: &str) {
         if let Err(error) = self.unlink(namespace, record) {
             warn!(%error, "cannot remove a record");
+        }
+    }
+
+    fn sweep(&self, known: &dyn Fn(&str, &str) -> bool) {
+        match self.records() {
+            Ok(records) => {
+                let unknown = records.iter().filter(|(namespace, record)| !known(namespace, record));
+                unknown.for_each(|(namespace, record)| self.remove(namespace, record));
+            }
+            Err(error) => warn!(%error, "cannot look for records of runs that are gone"),
         }
     }
 }

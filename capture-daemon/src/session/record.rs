@@ -10,8 +10,13 @@ use super::Session;
 pub trait Records: Send {
     /// Shows the record as it is now. False when it is to be tried again: it cannot be shown for the moment.
     fn publish(&self, record: &PodCapture) -> bool;
-    /// Takes the record away.
+    /// Takes the record away. One that is gone already is no error.
     fn remove(&self, namespace: &str, record: &str);
+    /// Called at the start: records of this node that `known` does not know, by namespace and name, are left over from
+    /// runs that are gone, and are to be taken away.
+    fn sweep(&self, known: &dyn Fn(&str, &str) -> bool) {
+        let _ = known;
+    }
 }
 
 /// The record of a run, as users see it.

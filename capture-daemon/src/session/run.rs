@@ -49,7 +49,7 @@ pub struct Run {
     /// The node.
     pub node: String,
     /// UID of the namespace; empty where there is no Kubernetes.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(rename = "namespaceUID", default, skip_serializing_if = "String::is_empty")]
     pub namespace_uid: String,
     /// The settings in force; absent when the request was refused before it had any.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -90,8 +90,8 @@ fn an_owners_quota_stops_all_of_its_streams_and_nobody_elses() {
     }
     assert_eq!(one.owner_bytes(), before);
     assert_eq!(storage.room_in(&one), Err(StorageFailure::NamespaceQuota));
-    two.remove().unwrap();
-    assert_eq!(storage.room_in(&one), Ok(()));
+    one.remove().unwrap();
+    assert_eq!(storage.room_in(&two), Ok(()));
 }
 
 #[test]
