@@ -2,11 +2,10 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::machine::wait_for;
+use super::machine::wait;
 
 /// The group of a node, as a path below each hierarchy.
 pub(super) fn group(node: &str) -> String {
@@ -18,7 +17,8 @@ pub(super) fn make(node: &str) -> Result<()> {
     for hierarchy in hierarchies()? {
         let own = below(&hierarchy, node);
         if hierarchy.join("cgroup.controllers").exists() {
-            // Version 2: children have the controllers that their parents hand on.
+            // Version 2: children have the controllers that their parents hand on. Beside version 1 it has none, but
+            // processes are put there all the same.
             hand_on(&hierarchy)?;
             fs::create_dir_all(&own)?;
             hand_on(&own)?;
@@ -39,7 +39,7 @@ pub(super) fn make(node: &str) -> Result<()> {
 pub(super) fn remove(node: &str) -> Result<()> {
     for hierarchy in hierarchies()? {
         let own = below(&hierarchy, node);
-        wait_for(&format!("{} to be empty", own.display()), Duration::from_secs(10), || {
+        wait(&format!("{} to be empty", own.display()), || {
             remove_tree(&own);
             !own.exists()
         })?;
@@ -67,7 +67,7 @@ fn remove_tree(group: &Path) {
     let _ = fs::remove_dir(group);
 }
 
-/// Where hierarchies are mounted: one in version 2, several in version 1.
+/// Where hierarchies are mounted: one in version 2, several in version 1, and often both.
 fn hierarchies() -> Result<Vec<PathBuf>> {
     let mounts = fs::read_to_string("/proc/mounts").context("no /proc/mounts")?;
     Ok(mount_points(&mounts))
@@ -78,12 +78,10 @@ fn mount_points(mounts: &str) -> Vec<PathBuf> {
         let mut words = line.split(' ').skip(1);
         Some((words.next()?, words.next()?))
     });
-    let mut found: Vec<PathBuf> = lines
-        .filter(|(path, kind)| *kind == "cgroup" || (*kind == "cgroup2" && *path == "/sys/fs/cgroup"))
+    lines
+        .filter(|(path, kind)| ["cgroup", "cgroup2"].contains(kind) && path.starts_with("/sys/fs/cgroup"))
         .map(|(path, _)| PathBuf::from(path))
-        .collect();
-    found.dedup();
-    found
+        .collect()
 }
 
 fn hand_on(group: &Path) -> Result<()> {
@@ -99,14 +97,17 @@ mod tests {
     use super::mount_points;
 
     #[test]
-    fn every_hierarchy_of_version_1_is_found_or_the_one_of_version_2() {
+    fn every_hierarchy_is_found() {
         let first = "proc /proc proc rw 0 0\n\
                      cgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n\
                      cgroup /sys/fs/cgroup/systemd cgroup rw,name=systemd 0 0\n\
-                     cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
-        let paths = mount_points(first);
-        assert_eq!(paths.len(), 2);
-        assert!(paths.iter().all(|path| path.ends_with("cpu") || path.ends_with("systemd")));
+                     cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n\
+                     cgroup2 /mnt/elsewhere cgroup2 rw 0 0\n";
+        let names: Vec<_> = mount_points(first)
+            .iter()
+            .filter_map(|path| path.file_name()?.to_str().map(str::to_owned))
+            .collect();
+        assert_eq!(names, ["cpu", "systemd", "unified"]);
         let second = "cgroup2 /sys/fs/cgroup cgroup2 rw,nsdelegate 0 0\n";
         assert_eq!(mount_points(second), [std::path::Path::new("/sys/fs/cgroup")]);
     }

@@ -17,7 +17,7 @@ const BOOT: &str = include_str!("boot.sh");
 /// How long anything that should happen at once may take on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
 
-/// How often something that was waited for is looked at.
+/// How often something that is waited for is looked at, when looking costs nothing.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// One machine, whether it runs or not.
@@ -204,10 +204,21 @@ impl Service {
     }
 }
 
-/// Without input, and not ended by Ctrl-C.
+/// Without input, not ended by Ctrl-C, and with nothing open of what whoever called xtask has open: a lock or a pipe
+/// would be held for as long as the cluster is up.
 fn detached(command: &mut Command) -> &mut Command {
     use std::os::unix::process::CommandExt;
-    command.process_group(0).current_dir("/").stdin(Stdio::null())
+    let forget = || {
+        // SAFETY: close_range(2) takes numbers only, and this flag leaves everything open until the program is replaced.
+        match unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) }
+        {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        }
+    };
+    command.process_group(0).current_dir("/").stdin(Stdio::null());
+    // SAFETY: between fork and exec it makes a system call and reads errno, no more.
+    unsafe { command.pre_exec(forget) }
 }
 
 /// A log to write to, after what is in it.
@@ -223,17 +234,22 @@ fn log_file(name: &str) -> PathBuf {
 
 /// Waits until something is so.
 pub(super) fn wait(what: &str, is_so: impl FnMut() -> bool) -> Result<()> {
-    wait_for(what, SOON, is_so)
+    wait_for(what, SOON, PAUSE, is_so)
 }
 
-/// Waits until something is so, that long at most.
-pub(super) fn wait_for(what: &str, limit: Duration, mut is_so: impl FnMut() -> bool) -> Result<()> {
+/// Waits until something is so, that long at most, looking that often.
+pub(super) fn wait_for(
+    what: &str,
+    limit: Duration,
+    pause: Duration,
+    mut is_so: impl FnMut() -> bool,
+) -> Result<()> {
     let deadline = Instant::now() + limit;
     while !is_so() {
         if Instant::now() > deadline {
             bail!("waited {} s for {what}; the logs are in {}", limit.as_secs(), logs().display());
         }
-        sleep(PAUSE);
+        sleep(pause);
     }
     Ok(())
 }

@@ -36,6 +36,8 @@ pub(crate) use kubernetes::hex;
 
 /// How long the cluster may take to be ready.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How often the API server is asked; kubectl costs a tenth of a second of a core each time.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// What to do with it.
 #[derive(Subcommand)]
@@ -134,7 +136,7 @@ pub(crate) fn up() -> Result<bool> {
         certificates::make()?;
         control::configure()?;
     }
-    start_all(!there)?;
+    start_all(!there).with_context(|| format!("these parts do not run: {}", stopped()))?;
     if there {
         eprintln!("     the cluster is up");
     } else {
@@ -205,6 +207,13 @@ fn clean() -> Result<()> {
     Ok(())
 }
 
+/// The parts that do not run, for people.
+fn stopped() -> String {
+    let stopped = Part::all().into_iter().filter(|part| !part.runs().unwrap_or_default());
+    let names: Vec<String> = stopped.map(|part| part.to_string()).collect();
+    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+}
+
 /// Starts every program that does not run and waits until the cluster is of use.
 fn start_all(fresh: bool) -> Result<()> {
     if fresh {
@@ -221,16 +230,16 @@ fn start_all(fresh: bool) -> Result<()> {
         node.start()?;
         if fresh { images.iter().try_for_each(|archive| node.load(archive)) } else { Ok(()) }
     })?;
-    wait_for("the API server to be ready", PATIENCE, || ask(&["get", "--raw", "/readyz"]).is_ok())?;
+    wait_for("the API server to be ready", PATIENCE, PAUSE, || ask(&["get", "--raw", "/readyz"]).is_ok())?;
     // These would give up before that.
     for name in control::NAMES.into_iter().skip(2) {
         control::MACHINE.start(&control::service(name)?)?;
     }
-    wait_for("both nodes to be ready", PATIENCE, || {
+    wait_for("both nodes to be ready", PATIENCE, PAUSE, || {
         let ready = r#"jsonpath={.items[*].status.conditions[?(@.type=="Ready")].status}"#;
         ask(&["get", "nodes", "-o", ready]).is_ok_and(|text| text.trim() == "True True")
     })?;
-    wait_for("service accounts", PATIENCE, || ask(&["get", "serviceaccount", "default"]).is_ok())
+    wait_for("service accounts", PATIENCE, PAUSE, || ask(&["get", "serviceaccount", "default"]).is_ok())
 }
 
 fn machines() -> impl Iterator<Item = Machine> {

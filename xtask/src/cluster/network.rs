@@ -5,12 +5,11 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use super::layout::{API, HOST, NETNS, NETWORK, NODES, Node, SERVICES, WIRE, home};
-use super::machine::wait_for;
+use super::machine::wait;
 use crate::command::output;
 use crate::workspace::find_program;
 
@@ -102,7 +101,7 @@ pub(super) fn down() -> Result<()> {
         // It may be gone by now, with its other end.
         let _ = output(Command::new("ip").args(["link", "del", &link]));
     }
-    wait_for("links to go", Duration::from_secs(10), || ours().is_empty())?;
+    wait("links to go", || ours().is_empty())?;
     let _ = output(Command::new("ip").args(["route", "del", "unreachable", SERVICES]));
     for rule in RULES {
         let rule = rule.replace("NETWORK", NETWORK);
