@@ -6,11 +6,15 @@
 pub mod agent;
 pub mod attached;
 pub mod blocks;
-pub mod cni;
 pub mod cluster;
+pub mod cni;
 pub mod disk;
+pub mod fake;
+pub mod gateway;
+pub mod kubectl;
 pub mod manifest;
 pub mod memory;
+pub mod metrics;
 pub mod pods;
 pub mod process;
 pub mod record;
