@@ -1,5 +1,6 @@
 // Reads Kubernetes manifests from standard input and checks those that are OpenShift's own against its types: unknown
-// fields, fields given twice and values of another kind are errors. Prints the kind and name of each that it checked.
+// fields, fields given twice and values of another kind are errors. Prints the kind and name of each that it checked, and
+// the objects that a template makes, with x for each parameter that has no value.
 package main
 
 import (
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	securityv1 "github.com/openshift/api/security/v1"
 	templatev1 "github.com/openshift/api/template/v1"
@@ -50,5 +52,22 @@ func check(input io.Reader) error {
 			return fmt.Errorf("%s %s: %w", head.Kind, head.Name, err)
 		}
 		fmt.Println(head.Kind, head.Name)
+		if template, ok := object.(*templatev1.Template); ok {
+			for _, made := range template.Objects {
+				fmt.Println(filled(template, string(made.Raw)))
+			}
+		}
 	}
+}
+
+// filled is what becomes of a template's object.
+func filled(template *templatev1.Template, object string) string {
+	for _, parameter := range template.Parameters {
+		value := parameter.Value
+		if value == "" {
+			value = "x"
+		}
+		object = strings.NewReplacer(`"${{`+parameter.Name+`}}"`, value, "${"+parameter.Name+"}", value).Replace(object)
+	}
+	return object
 }

@@ -60,9 +60,13 @@ impl Kubectl {
         }
     }
 
-    /// Whether the API server would let it be done in a namespace.
-    pub fn may(&self, namespace: &str, verb: &str, what: &str) -> Result<bool> {
-        let output = self.command(&["auth", "can-i", verb, what, "-n", namespace]).output()?;
+    /// Whether the API server would let it be done in a namespace, or in the cluster if none is named. `what` is a
+    /// resource, or a subresource such as `pods/exec`.
+    pub fn may(&self, namespace: Option<&str>, verb: &str, what: &str) -> Result<bool> {
+        let (resource, subresource) = what.split_once('/').unwrap_or((what, ""));
+        let subresource = format!("--subresource={subresource}");
+        let namespace = namespace.map_or("-A".to_owned(), |namespace| format!("--namespace={namespace}"));
+        let output = self.command(&["auth", "can-i", verb, resource, &subresource, &namespace]).output()?;
         match String::from_utf8_lossy(&output.stdout).trim() {
             "yes" => Ok(true),
             text if text.starts_with("no") => Ok(false),

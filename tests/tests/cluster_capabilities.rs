@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use podtap_tests::cluster::{Namespace, PodManifest, SOON, wait};
 use podtap_tests::kubectl::Kubectl;
+use podtap_tests::scratch::Scratch;
 use serde_json::{Value, json};
 
 const OVERLAY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/overlays/default");
@@ -23,7 +24,7 @@ struct OneAgent {
 impl OneAgent {
     fn new() -> Self {
         let admin = Kubectl::admin().unwrap();
-        admin.run(&["apply", "-k", OVERLAY]).unwrap();
+        admin.run(&team, &["apply", "-k", OVERLAY]).unwrap();
         let node = admin.cluster.nodes().unwrap().remove(0);
         let it = Self { admin, node };
         it.roll();
@@ -97,7 +98,7 @@ impl Drop for OneAgent {
         // A whole new one: what was patched is not in what apply remembers.
         let _ =
             self.admin.run(&[&SYSTEM[..], &["delete", "daemonset", "podtap-agent", "--wait=true"]].concat());
-        if let Err(error) = self.admin.run(&["apply", "-k", OVERLAY]) {
+        if let Err(error) = self.admin.run(&team, &["apply", "-k", OVERLAY]) {
             eprintln!("the agents may be missing: {error:#}");
         }
         let arguments =
@@ -116,25 +117,8 @@ fn the_agent_has_the_powers_it_needs_and_none_besides() {
     assert_eq!(all, ["BPF", "NET_ADMIN", "NET_RAW", "PERFMON", "SYS_NICE", "SETUID", "SETGID"]);
     let team = Namespace::make(&agent.admin.cluster, "powers", &[("podtap.dev/allow", "true")]).unwrap();
     team.run(&PodManifest::new("web").on(&agent.node).annotation("podtap.dev/filter", "icmp")).unwrap();
-    // What becomes of a new run: the record, once it is in one of these states.
-    let run = |want: &[&str]| {
-        let records = || -> anyhow::Result<Vec<Value>> {
-            Ok(team.get_json(&["podcaptures"])?["items"].as_array().cloned().unwrap_or_default())
-        };
-        let name = |record: &Value| record["metadata"]["name"].clone();
-        let before: Vec<Value> = records().unwrap().iter().map(name).collect();
-        team.kubectl(&["label", "pod", "web", "podtap.dev/capture=true"]).unwrap();
-        let record = wait(&format!("a record that is {want:?}"), SOON, || {
-            let new: Vec<Value> = records()?.into_iter().filter(|one| !before.contains(&name(one))).collect();
-            let found = new.iter().find(|one| want.iter().any(|state| one["status"]["state"] == *state));
-            anyhow::ensure!(found.is_some(), "{new:?}");
-            Ok(found.cloned())
-        });
-        team.kubectl(&["label", "pod", "web", "podtap.dev/capture-"]).unwrap();
-        record.unwrap()
-    };
     // With all of them.
-    run(&["WaitingForTraffic", "Capturing"]);
+    run(&team, &["WaitingForTraffic", "Capturing"]);
 
     for without in &all {
         let rest: Vec<String> = all.iter().filter(|name| *name != without).cloned().collect();
@@ -145,13 +129,13 @@ fn the_agent_has_the_powers_it_needs_and_none_besides() {
             "NET_RAW" => {
                 socket_mode(&agent, true);
                 agent.roll();
-                let record = run(&["Failed"]);
+                let record = run(&team, &["Failed"]);
                 assert_eq!(record["status"]["reason"], "AttachFailed", "{record:#}");
                 socket_mode(&agent, false);
             }
             "PERFMON" => {
                 agent.roll();
-                let record = run(&["Failed"]);
+                let record = run(&team, &["Failed"]);
                 assert_eq!(record["status"]["reason"], "LoadFailed", "{record:#}");
             }
             "SYS_NICE" => agent.said("CAP_SYS_NICE"),
@@ -176,6 +160,52 @@ fn the_agent_has_the_powers_it_needs_and_none_besides() {
             "{ids}"
         );
     }
+}
+
+#[test]
+#[ignore = "needs a cluster: cargo xtask test --cluster"]
+fn the_agent_works_with_the_seccomp_profile_that_comes_along() {
+    let agent = OneAgent::new();
+    agent
+        .admin
+        .run(&["apply", "-k", concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/overlays/seccomp")])
+        .unwrap();
+    agent.roll();
+    let pod = wait("the agent", SOON, || agent.pod()).unwrap();
+    let manifest = agent.admin.cluster.get_json(&["-n", "podtap-system", "pod", &pod]).unwrap();
+    let profile = &manifest["spec"]["containers"][0]["securityContext"]["seccompProfile"];
+    assert_eq!(profile, &json!({"type": "Localhost", "localhostProfile": "podtap/agent.json"}));
+    let team = Namespace::make(&agent.admin.cluster, "seccomp", &[("podtap.dev/allow", "true")]).unwrap();
+    // Pinged by its own node, as soon as it is there.
+    let ping = "while true; do ping -c 1 -W 1 127.0.0.1; ping -c 1 -W 1 $(ip route | awk '/default/{print $3}'); sleep 0.2; done";
+    team.run(&PodManifest::new("web").on(&agent.node).shell(ping).annotation("podtap.dev/filter", "icmp"))
+        .unwrap();
+    let record = run(&team, &["Capturing"]);
+    // Files come out, by the tar in the image.
+    let name = record["metadata"]["name"].as_str().unwrap();
+    let scratch = Scratch::new("seccomp").unwrap();
+    let copy = scratch.path().join("run.json");
+    let path = format!("/var/lib/podtap/{}/{name}/run.json", team.name());
+    agent.admin.cluster.copy_out("podtap-system", &pod, &path, &copy).unwrap();
+    assert!(std::fs::read_to_string(copy).unwrap().contains(name));
+}
+
+/// What becomes of a new run: the record, once it is in one of these states.
+fn run(team: &Namespace<'_>, want: &[&str]) -> Value {
+    let records = || -> anyhow::Result<Vec<Value>> {
+        Ok(team.get_json(&["podcaptures"])?["items"].as_array().cloned().unwrap_or_default())
+    };
+    let name = |record: &Value| record["metadata"]["name"].clone();
+    let before: Vec<Value> = records().unwrap().iter().map(name).collect();
+    team.kubectl(&["label", "pod", "web", "podtap.dev/capture=true"]).unwrap();
+    let record = wait(&format!("a record that is {want:?}"), SOON, || {
+        let new: Vec<Value> = records()?.into_iter().filter(|one| !before.contains(&name(one))).collect();
+        let found = new.iter().find(|one| want.iter().any(|state| one["status"]["state"] == *state));
+        anyhow::ensure!(found.is_some(), "{new:?}");
+        Ok(found.cloned())
+    });
+    team.kubectl(&["label", "pod", "web", "podtap.dev/capture-"]).unwrap();
+    record.unwrap()
 }
 
 /// Has the agent tap by packet sockets, from its next start on.

@@ -264,3 +264,38 @@ fn the_default_policy_is_there_and_stays_as_an_admin_leaves_it() {
     assert_eq!(policy["metadata"]["annotations"]["podtap.dev/test"], "kept");
     admin.run(&["annotate", "capturepolicy", "default", "podtap.dev/test-"]).unwrap();
 }
+
+#[test]
+#[ignore = "needs a cluster: cargo xtask test --cluster"]
+fn the_agent_is_run_as_a_guest_of_the_node() {
+    let admin = admin();
+    let daemonset = admin.cluster.get_json(&["-n", "podtap-system", "daemonset", "podtap-agent"]).unwrap();
+    let pod = &daemonset["spec"]["template"]["spec"];
+    let agent = &pod["containers"][0];
+    assert_eq!(pod["containers"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        (&pod["hostNetwork"], &pod["hostPID"], &pod["hostIPC"]),
+        (&json!(true), &Value::Null, &Value::Null)
+    );
+    let context = &agent["securityContext"];
+    assert_eq!(context["privileged"], false);
+    assert_eq!(context["seccompProfile"]["type"], "RuntimeDefault");
+    let mounts = agent["volumeMounts"].as_array().unwrap().iter();
+    let written: Vec<&Value> =
+        mounts.filter(|one| one["readOnly"] != true).map(|one| &one["mountPath"]).collect();
+    assert_eq!(written, ["/var/lib/podtap"]);
+    assert!(agent["resources"]["limits"]["cpu"].is_null());
+    // Rings are charged to the limit, so it grows with the budget.
+    let config = admin.cluster.get_json(&["-n", "podtap-system", "configmap", "podtap-agent"]).unwrap();
+    let config = config["data"]["agent.yaml"].as_str().unwrap().to_owned();
+    let budget = config.lines().find_map(|line| line.strip_prefix("memoryBudget: ")).unwrap();
+    let mebibytes = |text: &str| text.strip_suffix("Mi").unwrap().parse::<u64>().unwrap();
+    let limit = mebibytes(agent["resources"]["limits"]["memory"].as_str().unwrap());
+    assert_eq!(limit, mebibytes(budget) + 128);
+
+    for namespace in ["podtap-system", "podtap-gateway"] {
+        let level = if namespace == "podtap-system" { "privileged" } else { "restricted" };
+        let labels = admin.cluster.get_json(&["namespace", namespace]).unwrap()["metadata"]["labels"].clone();
+        assert_eq!(labels["pod-security.kubernetes.io/enforce"], level);
+    }
+}
