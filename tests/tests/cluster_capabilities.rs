@@ -24,7 +24,7 @@ struct OneAgent {
 impl OneAgent {
     fn new() -> Self {
         let admin = Kubectl::admin().unwrap();
-        admin.run(&team, &["apply", "-k", OVERLAY]).unwrap();
+        admin.run(&["apply", "-k", OVERLAY]).unwrap();
         let node = admin.cluster.nodes().unwrap().remove(0);
         let it = Self { admin, node };
         it.roll();
@@ -98,7 +98,7 @@ impl Drop for OneAgent {
         // A whole new one: what was patched is not in what apply remembers.
         let _ =
             self.admin.run(&[&SYSTEM[..], &["delete", "daemonset", "podtap-agent", "--wait=true"]].concat());
-        if let Err(error) = self.admin.run(&team, &["apply", "-k", OVERLAY]) {
+        if let Err(error) = self.admin.run(&["apply", "-k", OVERLAY]) {
             eprintln!("the agents may be missing: {error:#}");
         }
         let arguments =
