@@ -5,6 +5,7 @@
 
 mod namespace;
 mod pod;
+pub mod podtap;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

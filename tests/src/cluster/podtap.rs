@@ -1,0 +1,87 @@
+//! podtap on the cluster: installed, asked for captures, and its files fetched, as a user and an admin do it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use super::{Cluster, Namespace, wait};
+use crate::scratch::Scratch;
+
+/// The label that asks for a capture.
+pub const CAPTURE: &str = "podtap.dev/capture";
+/// States of a run whose tap is attached.
+pub const ATTACHED: [&str; 2] = ["WaitingForTraffic", "Capturing"];
+/// How long what an agent does may take on a busy machine.
+pub const AGENT: Duration = Duration::from_secs(30);
+
+impl Cluster {
+    /// The cluster with podtap on it, as `kubectl apply -k deploy/overlays/default` leaves it, and every agent ready.
+    pub fn with_podtap() -> Result<Self> {
+        let cluster = Self::get()?;
+        let overlay = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/overlays/default");
+        cluster.kubectl(&["apply".as_ref(), "-k".as_ref(), overlay.as_os_str()])?;
+        cluster.wait_agents()?;
+        Ok(cluster)
+    }
+
+    /// Waits until every node's agent is ready, in the version that was asked for last.
+    pub fn wait_agents(&self) -> Result<()> {
+        let rollout =
+            ["-n", "podtap-system", "rollout", "status", "daemonset/podtap-agent", "--timeout=110s"];
+        self.kubectl_within(Duration::from_secs(120), &rollout).map(drop)
+    }
+
+    /// The agent's pod on a node, as the API server knows it.
+    pub fn agent(&self, node: &str) -> Result<Value> {
+        let on_node = format!("spec.nodeName={node}");
+        let agents = ["pods", "-n", "podtap-system", "-l", "app.kubernetes.io/name=podtap-agent"];
+        let list = self.get_json(&[&agents[..], &["--field-selector", &on_node]].concat())?;
+        let living = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null();
+        list["items"].as_array().context("no list")?.iter().find(living).cloned().context("no agent there")
+    }
+
+    /// A record's files, oldest first, fetched out of its agent.
+    pub fn fetch(&self, record: &Value, to: &Scratch) -> Result<Vec<PathBuf>> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let agent = text(&self.agent(&text(&record["spec"]["node"]))?["metadata"]["name"]);
+        let (namespace, name) = (text(&record["metadata"]["namespace"]), text(&record["metadata"]["name"]));
+        let files = record["status"]["files"].as_array().context("no files")?;
+        let fetched = files.iter().map(|file| {
+            let file = text(&file["name"]);
+            let copy = to.path().join(&file);
+            let path = format!("/var/lib/podtap/{namespace}/{name}/{file}");
+            self.copy_out("podtap-system", &agent, &path, &copy)?;
+            Ok(copy)
+        });
+        fetched.collect()
+    }
+}
+
+impl Namespace<'_> {
+    /// Has a CapturePolicy of its own select the namespace, with room for many captures. It goes with the policy's name:
+    /// whoever makes it deletes it.
+    pub fn allow(&self, captures: u32) -> Result<String> {
+        let name = format!("test-{}", self.name());
+        self.cluster.apply(&json!({
+            "apiVersion": "podtap.dev/v1alpha1", "kind": "CapturePolicy", "metadata": {"name": name},
+            "spec": {
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": self.name()}},
+                "caps": {"captures": captures, "duration": "1h"},
+            },
+        }))?;
+        Ok(name)
+    }
+
+    /// The records of runs.
+    pub fn records(&self) -> Result<Vec<Value>> {
+        Ok(self.get_json(&["podcaptures"])?["items"].as_array().context("no list")?.clone())
+    }
+
+    /// Waits until a record is as `wanted`.
+    pub fn wait_record(&self, what: &str, limit: Duration, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+        wait(what, limit, || Ok(self.records()?.into_iter().find(&wanted)))
+            .with_context(|| format!("{:#?}", self.records()))
+    }
+}
