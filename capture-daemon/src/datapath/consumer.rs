@@ -105,7 +105,9 @@ impl Consumer {
                 // A full-rate flood fills a ring in a few milliseconds, and others' work must not make it wait longer
                 // than that. Without the right to it (CAP_SYS_NICE) it is as patient as anybody.
                 if setpriority_process(Some(gettid()), PRIORITY).is_err() {
-                    warn!("no right to go before others (CAP_SYS_NICE): on a busy node packets are lost sooner");
+                    warn!(
+                        "no right to go before others (CAP_SYS_NICE): on a busy node packets are lost sooner"
+                    );
                 }
                 worker.run();
             })

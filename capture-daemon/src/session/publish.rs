@@ -59,7 +59,9 @@ impl Session {
 
     fn count_tap(&self, taps: &mut Taps) {
         let info = match &self.phase {
-            Phase::Tapped { info, .. } | Phase::Reloading { info, .. } | Phase::TakingOver { old: info, .. } => info,
+            Phase::Tapped { info, .. }
+            | Phase::Reloading { info, .. }
+            | Phase::TakingOver { old: info, .. } => info,
             _ => return,
         };
         match info.mode {
@@ -82,7 +84,9 @@ impl Engine {
             snapshot.storage = node.storage.usage();
             snapshot.unwritable = if snapshot.storage.read_only {
                 Some("its file system is mounted read-only")
-            } else if !homeless.is_empty() || sessions.values().any(|session| session.unwritten && !session.is_over()) {
+            } else if !homeless.is_empty()
+                || sessions.values().any(|session| session.unwritten && !session.is_over())
+            {
                 Some("run.json or a directory cannot be written")
             } else {
                 None

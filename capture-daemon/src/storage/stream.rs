@@ -18,9 +18,9 @@ use super::{
     Append, FileSummary, StorageFailure, StreamSpec,
     accounts::{Account, Accounts},
     budget::{Share, WriteBudget},
+    copy,
     file::{Blocks, header_end},
     lane::{Item, Lane, Ready},
-    copy,
     layout::{Course, PACKED_MOST, PAGE, gap},
     pool::{CHUNK, Chunk, Pool},
 };

@@ -18,13 +18,13 @@ use std::sync::{
 
 use jiff::Timestamp;
 
+use self::{health::Readiness, metrics::Reading, process::Process};
 pub use self::{
     health::STUCK,
     meters::{ApiObject, Meters},
     server::ServeError,
     snapshot::Snapshot,
 };
-use self::{health::Readiness, metrics::Reading, process::Process};
 use crate::{datapath::AttachMode, pulse::Pulse};
 
 /// Where everybody tells. Clones are the same one.
