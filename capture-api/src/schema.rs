@@ -29,8 +29,11 @@ pub(crate) fn amount_or_none(_: &mut SchemaGenerator) -> Schema {
 }
 
 fn number(least: u8, message: &str) -> Schema {
-    let text =
-        format!("isQuantity(self) && quantity(self).isInteger() && quantity(self).asInteger() >= {least}");
+    // 1.5Gi is whole, though CEL does not call it an integer. 9E is what fits 64 bits with a sign.
+    let text = format!(
+        "isQuantity(self) && (quantity(self).isInteger() || self.endsWith('i')) && \
+         quantity(self).compareTo(quantity('{least}')) >= 0 && quantity(self).isLessThan(quantity('9E'))"
+    );
     json_schema!({
         "x-kubernetes-int-or-string": true,
         "x-kubernetes-validations": [{
