@@ -121,7 +121,9 @@ impl Telemetry {
             running: inner.written.load(Relaxed),
             unwritable: lock(&inner.snapshot).unwritable,
         };
-        readiness.missing()
+        let mut missing = readiness.missing();
+        missing.extend(self.stuck());
+        missing
     }
 }
 
