@@ -28,7 +28,7 @@ use crate::pulse::Pulse;
 
 /// Longest sleep: packets of a quiet tap are this old at most when they reach their sink.
 const PERIOD: Duration = Duration::from_millis(100);
-/// Sleep while a sink is busy: a ring of 4 MiB takes some 30 ms to fill at the worst.
+/// Sleep while a sink is busy: a ring of 4 MiB takes some 4 ms to fill at the worst.
 const BUSY_PERIOD: Duration = Duration::from_millis(2);
 
 /// The thread's nice value.
