@@ -77,10 +77,11 @@ impl Pauses {
 
 /// A number that depends on the text and on nothing else.
 pub(super) fn seed(text: &str) -> u64 {
-    // FNV-1a: spread, no secrecy.
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+    // FNV-1a, and a last stir: texts that differ in their last letter only differ in all bits then. No secrecy.
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
+    });
+    (hash ^ hash >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 #[cfg(test)]
