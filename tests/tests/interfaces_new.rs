@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use anyhow::Result;
 use podtap_tests::agent::{ATTACHED, Agent, SOON};
 use podtap_tests::attached::Attached;
 use podtap_tests::blocks::Packet;
@@ -22,15 +23,16 @@ fn labelled(pod: &Pod, annotations: &[(&str, &str)]) -> Value {
 }
 
 /// All packets of a record's files.
-fn packets(record: &Record) -> Vec<Packet> {
-    record.read().unwrap().into_iter().flat_map(|file| file.packets).collect()
+fn packets(record: &Record) -> Result<Vec<Packet>> {
+    Ok(record.read()?.into_iter().flat_map(|file| file.packets).collect())
 }
 
 /// Waits until the agent has found out that a pod has no interface, and time enough to load a tap ahead.
-fn wait_pending(agent: &mut Agent, pod: &str) {
-    let record = agent.wait_pod(pod, &["Pending"]).unwrap();
+fn wait_pending(agent: &mut Agent, pod: &str) -> Result<()> {
+    let record = agent.wait_pod(pod, &["Pending"])?;
     assert_eq!(record.reason(), "InterfaceMissing");
     std::thread::sleep(Duration::from_millis(100));
+    Ok(())
 }
 
 #[test]
@@ -49,7 +51,7 @@ fn everything_a_new_pod_sends_is_captured_from_its_first_neighbour_discovery_on(
         let a = pods.pod(name);
         pods.disconnect(a).unwrap();
         agent.apply(&format!("{name}.yaml"), &labelled(a, &[])).unwrap();
-        wait_pending(&mut agent, name);
+        wait_pending(&mut agent, name).unwrap();
         let ping = format!("ping -c 1 -W 2 {}; ping -6 -c 1 -W 2 {}", b.v4, b.v6);
         cni::connect(&pods, a, &ping).unwrap();
         std::thread::sleep(CNI_TAKES);
@@ -58,7 +60,7 @@ fn everything_a_new_pod_sends_is_captured_from_its_first_neighbour_discovery_on(
         agent.remove(&format!("{name}.yaml")).unwrap();
         let record = agent.wait_pod(name, &["Stopped"]).unwrap();
         assert_eq!(record.attach_mode(), "Socket");
-        let packets = packets(&record);
+        let packets = packets(&record).unwrap();
         let own: Vec<&Packet> = packets.iter().filter(|packet| packet.data[6..12] == a.mac).collect();
         assert!(own.iter().all(|packet| packet.outbound));
         let first = |wanted: &dyn Fn(&[u8]) -> bool| {
@@ -142,7 +144,7 @@ fn pods_made_at_once_never_see_each_others_packets() {
         agent.apply(&format!("{}.yaml", pod.name), &labelled(pod, &[("filter", filter)])).unwrap();
     }
     for name in &names {
-        wait_pending(&mut agent, name);
+        wait_pending(&mut agent, name).unwrap();
     }
     // One that nobody asked for is made among them.
     cni::connect(&pods, nobody, "true").unwrap();
@@ -164,7 +166,7 @@ fn pods_made_at_once_never_see_each_others_packets() {
     for pod in &new {
         let record = agent.wait_pod(&pod.name, &["Stopped"]).unwrap();
         let senders: BTreeSet<Vec<u8>> =
-            packets(&record).iter().map(|packet| packet.data[6..12].to_vec()).collect();
+            packets(&record).unwrap().iter().map(|packet| packet.data[6..12].to_vec()).collect();
         assert_eq!(senders, BTreeSet::from([pod.mac.to_vec()]), "{}", pod.name);
         assert_eq!(record.numbers(9000).unwrap(), (0..PACKETS).collect::<Vec<_>>(), "{}", pod.name);
     }
@@ -188,7 +190,7 @@ fn an_index_used_again_before_anybody_knew_never_mixes_two_pods() {
     pods.disconnect(a).unwrap();
     pods.disconnect(c).unwrap();
     agent.apply("a.yaml", &labelled(a, &[])).unwrap();
-    wait_pending(&mut agent, "a");
+    wait_pending(&mut agent, "a").unwrap();
     // Another pod's interface comes and goes, and the pod's own gets its index.
     let index = 100_000 + std::process::id() % 100_000;
     pods.connect_as(c, index).unwrap();
@@ -202,7 +204,7 @@ fn an_index_used_again_before_anybody_knew_never_mixes_two_pods() {
     agent.wait_pod("a", &ATTACHED).unwrap();
     agent.remove("a.yaml").unwrap();
     let record = agent.wait_pod("a", &["Stopped"]).unwrap();
-    let packets = packets(&record);
+    let packets = packets(&record).unwrap();
     assert_eq!(packets.iter().filter(|packet| packet.data[6..12] == c.mac).count(), 0);
     assert_eq!(record.numbers(9000).unwrap(), (0..50).collect::<Vec<_>>());
 }
@@ -218,7 +220,7 @@ fn without_memory_for_new_interfaces_the_record_says_what_may_be_missing() {
     let mut agent = Agent::start_with("none", &configuration, &[]).unwrap();
     pods.disconnect(a).unwrap();
     agent.apply("a.yaml", &labelled(a, &[("filter", "udp port 9000")])).unwrap();
-    wait_pending(&mut agent, "a");
+    wait_pending(&mut agent, "a").unwrap();
     cni::connect(&pods, a, "true").unwrap();
     Flood::new(a, b, 9000, 10).run().unwrap();
     assert!(!Attached::on(&a.host_interface).unwrap().any());

@@ -37,9 +37,12 @@ const MISSING: Duration = Duration::from_secs(1);
 /// Nanoseconds since 1970 when a file was written.
 type Written = i128;
 
+/// By file: when it was written, and what it says.
+type Table = HashMap<PathBuf, (Written, Arc<Attachment>)>;
+
 /// What the cache says. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct CniCache(Arc<Mutex<HashMap<PathBuf, (Written, Arc<Attachment>)>>>);
+pub struct CniCache(Arc<Mutex<Table>>);
 
 impl CniCache {
     /// Reads the directories, then follows what happens in them from a thread of its own, which calls `news` after
@@ -52,8 +55,10 @@ impl CniCache {
         if directories.is_empty() {
             return Ok(cache);
         }
-        let watched = directories.into_iter().map(|path| Watched { path, descriptor: None, files: HashMap::new() });
-        let mut watcher = Watcher { inotify: Inotify::init()?, directories: watched.collect(), cache: cache.clone() };
+        let watched =
+            directories.into_iter().map(|path| Watched { path, descriptor: None, files: HashMap::new() });
+        let mut watcher =
+            Watcher { inotify: Inotify::init()?, directories: watched.collect(), cache: cache.clone() };
         watcher.look_everywhere();
         thread::Builder::new().name("cni-cache".into()).spawn(move || watcher.run(news))?;
         Ok(cache)
@@ -74,23 +79,22 @@ impl CniCache {
             .collect();
         own.sort_by_key(|(written, one)| (*written, one.interface.clone()));
         let Some(newest) = own.last().map(|(_, newest)| newest.container.clone()) else { return Vec::new() };
-        let mut own: Vec<_> = own.into_iter().filter(|(_, one)| one.container == newest).collect();
-        own.sort_by_key(|(_, one)| one.interface != "eth0");
-        own.into_iter().map(|(_, one)| Arc::clone(one)).collect()
+        let mut found: Vec<Arc<Attachment>> = Vec::new();
+        for (_, one) in own.into_iter().filter(|(_, one)| one.container == newest) {
+            // Of two results for one interface the newer counts.
+            match found.iter_mut().find(|known| known.interface == one.interface) {
+                Some(known) => *known = Arc::clone(one),
+                None => found.push(Arc::clone(one)),
+            }
+        }
+        found.sort_by_key(|one| one.interface != "eth0");
+        found
     }
 
-    /// Whether a file that was written later gives the same namespace to another pod: then what names it first is left
-    /// over from a sandbox that is gone.
-    pub(super) fn is_outdated(&self, attachment: &Attachment) -> bool {
-        let table = self.lock();
-        let own = table
-            .values()
-            .filter(|(_, one)| one.netns == attachment.netns && one.uid == attachment.uid)
-            .map(|(written, _)| *written)
-            .max();
-        table.values().any(|(written, one)| {
-            one.netns == attachment.netns && one.uid != attachment.uid && Some(*written) >= own
-        })
+    /// Whether other pods have results for the same namespace. One of them must be left over from a sandbox that is
+    /// gone, and there is no telling which: nobody gets it.
+    pub(super) fn is_contested(&self, attachment: &Attachment) -> bool {
+        self.lock().values().any(|(_, one)| one.netns == attachment.netns && one.uid != attachment.uid)
     }
 
     /// Whether the cache gives the address to a sandbox of another pod.
@@ -100,7 +104,7 @@ impl CniCache {
             .any(|(_, one)| one.addresses.contains(&address) && !pod.sandbox_uids.contains(&one.uid))
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<PathBuf, (Written, Arc<Attachment>)>> {
+    fn lock(&self) -> MutexGuard<'_, Table> {
         // Each change is one insertion or removal.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -196,7 +200,8 @@ impl Watched {
             }
             present.insert(name.to_owned());
         }
-        let gone: Vec<OsString> = self.files.keys().filter(|name| !present.contains(*name)).cloned().collect();
+        let gone: Vec<OsString> =
+            self.files.keys().filter(|name| !present.contains(*name)).cloned().collect();
         let mut changed = !gone.is_empty();
         for name in gone {
             self.files.remove(&name);

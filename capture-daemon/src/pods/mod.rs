@@ -8,11 +8,13 @@ mod cni;
 mod links;
 mod netns;
 mod place;
+mod questions;
 mod resolve;
 mod watch;
 
 pub use cache::CniCache;
-pub use links::{Link, LinkCounters, LinkEvent, Links, LinksError, Peer};
+pub use links::{Link, LinkEvent, Links, LinksError, Peer};
 pub use place::{Place, PodPlace};
+pub use questions::LinkCounters;
 pub use resolve::{Finder, HostInterface, PodAddresses, ResolveError, confirm, pod_addresses};
 pub use watch::{PodClaim, PodWatch};

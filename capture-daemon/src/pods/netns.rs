@@ -18,9 +18,8 @@ const NSFS_MAGIC: i64 = 0x6e73_6673;
 /// It cannot be opened, or is no namespace.
 pub(super) fn open_path(path: &Path) -> Result<OwnedFd, String> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    let file = open(path, flags, Mode::empty()).map_err(|error| {
-        format!("network namespace file {} cannot be opened ({error})", path.display())
-    })?;
+    let file = open(path, flags, Mode::empty())
+        .map_err(|error| format!("network namespace file {} cannot be opened ({error})", path.display()))?;
     check(file, || path.display().to_string())
 }
 

@@ -115,9 +115,9 @@ impl Finder {
         let default = all.first()?;
         let name = pod.interface.as_deref().unwrap_or(&default.interface);
         let attachment = all.iter().find(|one| one.interface == name).unwrap_or(default);
-        if self.cache.is_outdated(attachment) {
+        if self.cache.is_contested(attachment) {
             return Some(not_yet(format!(
-                "the CNI's result names network namespace {}, which is another pod's by now",
+                "the CNI's results give network namespace {} to several pods",
                 attachment.netns
             )));
         }
@@ -129,7 +129,9 @@ impl Finder {
                 let held = addresses::inside(&self.links, found.peer)?;
                 // Some workloads take the address off the interface; none has another pod's.
                 if !held.is_empty() && !held.iter().any(|address| pod.addresses.contains(address)) {
-                    return not_yet("the interface that the CNI's result names has other addresses than the pod");
+                    return not_yet(
+                        "the interface that the CNI's result names has other addresses than the pod",
+                    );
                 }
             }
             Ok(found)
@@ -159,8 +161,10 @@ impl Finder {
             return not_yet(format!("address {address} is not that of exactly one interface{LATER}"));
         };
         // Whoever came after the address was heard of may have got it from the pod that had it.
-        if !self.links.since(&link).is_some_and(|seen| seen <= since) {
-            return not_yet(format!("the interface with address {address} is newer than the pod's claim to it"));
+        if self.links.since(&link).is_none_or(|seen| seen > since) {
+            return not_yet(format!(
+                "the interface with address {address} is newer than the pod's claim to it"
+            ));
         }
         let found = accept(&self.links, link)?;
         if !addresses::inside(&self.links, found.peer)?.contains(&address) {

@@ -102,16 +102,21 @@ fn the_newest_sandbox_counts_and_eth0_is_the_default_interface() {
 }
 
 #[test]
-fn a_namespace_that_was_given_to_another_pod_since_is_not_the_first_ones_any_more() {
+fn a_namespace_that_two_pods_claim_is_nobodys() {
     let mut host = Host::new();
     host.write("a", 1, &result("web", "uid-web", "c1", "eth0", "cni-1"));
     host.write("b", 2, &result("db", "uid-db", "c2", "eth0", "cni-1"));
     let cache = &host.watcher.cache;
-    assert!(cache.is_outdated(&cache.of(&place("web", &["uid-web"]))[0]));
-    assert!(!cache.is_outdated(&cache.of(&place("db", &["uid-db"]))[0]));
+    let web = place("web", &["uid-web"]);
+    assert!(cache.is_contested(&cache.of(&web)[0]));
+    assert!(cache.is_contested(&cache.of(&place("db", &["uid-db"]))[0]));
     let address = "10.1.0.5".parse().unwrap();
     assert!(cache.gives_to_others(address, &place("web", &["uid-web"])));
-    assert!(!cache.gives_to_others("10.1.0.6".parse().unwrap(), &place("web", &["uid-web"])));
+    assert!(!cache.gives_to_others("10.1.0.6".parse().unwrap(), &web));
+    // A newer result of the same sandbox and interface counts instead.
+    host.write("a-again", 3, &result("web", "uid-web", "c1", "eth0", "cni-3"));
+    let cache = &host.watcher.cache;
+    assert_eq!((cache.of(&web)[0].netns.as_str(), cache.is_contested(&cache.of(&web)[0])), ("cni-3", false));
 }
 
 #[test]
