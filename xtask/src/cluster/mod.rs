@@ -204,7 +204,23 @@ fn clean() -> Result<()> {
             _ => {}
         }
     }
+    let left = left();
+    if !left.is_empty() {
+        bail!("still there: {}", left.join(", "));
+    }
     Ok(())
+}
+
+/// What is there of a cluster outside its directory; nothing after [`clean`].
+fn left() -> Vec<String> {
+    let mut left: Vec<String> =
+        machines().filter(|machine| machine.process().is_some()).map(|one| one.name.to_owned()).collect();
+    left.extend(network::left());
+    left.extend(NODES.iter().filter(|node| cgroups::exist(node.name)).map(|node| cgroups::group(node.name)));
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let own = home().display().to_string();
+    left.extend(mounts.lines().filter(|line| line.contains(&own)).map(str::to_owned));
+    left
 }
 
 /// The parts that do not run, for people.
@@ -272,11 +288,8 @@ fn status() -> Result<()> {
     for part in Part::all() {
         println!("{:<20} {}", part.to_string(), if part.runs()? { "runs" } else { "does not run" });
     }
-    for name in network::left() {
+    for name in left() {
         println!("{name:<20} is there");
-    }
-    for node in NODES.iter().filter(|node| cgroups::exist(node.name)) {
-        println!("{:<20} is there", cgroups::group(node.name));
     }
     if !is_up() {
         println!("the cluster is not up");

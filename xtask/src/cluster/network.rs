@@ -113,7 +113,13 @@ pub(super) fn down() -> Result<()> {
 /// What is there of it, for people; nothing after [`down`].
 pub(super) fn left() -> Vec<String> {
     let mut found: Vec<String> = links(&[]).into_iter().filter(|link| is_ours(link)).collect();
-    found.extend(Path::new("/run/netns").join(NETNS).exists().then(|| NETNS.to_owned()));
+    found.extend(Path::new("/run/netns").join(NETNS).exists().then(|| format!("namespace {NETNS}")));
+    for kind in ["route", "rule"] {
+        let all = output(Command::new("ip").args([kind, "show"])).unwrap_or_default();
+        let ours = all.lines().filter(|line| line.contains(SERVICES) || line.contains(NETWORK));
+        found.extend(ours.map(|line| format!("{kind} {}", line.trim())));
+    }
+    found.extend(kept().exists().then(|| "the kernel's settings of the cluster".to_owned()));
     found
 }
 

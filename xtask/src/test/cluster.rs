@@ -15,9 +15,18 @@ pub(super) const PREFIX: &str = "cluster_";
 /// Runs them on our own cluster, brought up before and taken away after unless it was up.
 pub(super) fn run_on_own(name: Option<&str>) -> Result<Total> {
     let was_up = cluster::up()?;
-    let _down = (!was_up).then_some(Down);
-    image::make_all()?;
-    run(&cluster::there()?, cluster::own_kubectl(), name)
+    let tested = image::make_all().and_then(|_| run(&cluster::there()?, cluster::own_kubectl(), name));
+    if was_up {
+        return tested;
+    }
+    let gone = cluster::down();
+    let mut total = tested?;
+    // It says so itself when anything is left of it.
+    if let Err(error) = gone {
+        eprintln!("error: the cluster is not gone: {error:#}");
+        total.failed += 1;
+    }
+    Ok(total)
 }
 
 /// Runs them on the cluster that this file leads to; it has podtap's image, or can fetch it.
@@ -26,22 +35,14 @@ pub(super) fn run_on(kubeconfig: &Path, name: Option<&str>) -> Result<Total> {
     if !kubeconfig.is_file() {
         bail!("there is no {}", kubeconfig.display());
     }
-    run(
-        &kubeconfig,
-        find_program("kubectl").or_else(cluster::own_kubectl),
-        name,
-    )
+    run(&kubeconfig, find_program("kubectl").or_else(cluster::own_kubectl), name)
 }
 
 fn run(kubeconfig: &Path, kubectl: Option<PathBuf>, name: Option<&str>) -> Result<Total> {
     let kubectl = kubectl.context("please install kubectl")?;
     let xtask = std::env::current_exe()?;
     let variables: [(&str, &Path); 3] =
-        [
-        ("PODTAP_KUBECONFIG", kubeconfig),
-        ("PODTAP_KUBECTL", &kubectl),
-        ("PODTAP_XTASK", &xtask),
-    ];
+        [("PODTAP_KUBECONFIG", kubeconfig), ("PODTAP_KUBECTL", &kubectl), ("PODTAP_XTASK", &xtask)];
     let programs = format!("{PREFIX}*");
     cargo_test(&Harness {
         packages: &["--package", "podtap-tests", "--test", &programs],
@@ -50,15 +51,4 @@ fn run(kubeconfig: &Path, kubectl: Option<PathBuf>, name: Option<&str>) -> Resul
         arguments: &[super::IGNORED, "--test-threads=1"],
         variables: &variables,
     })
-}
-
-/// Takes the cluster away, however the tests ended.
-struct Down;
-
-impl Drop for Down {
-    fn drop(&mut self) {
-        if let Err(error) = cluster::down() {
-            eprintln!("error: the cluster is not gone: {error:#}");
-        }
-    }
 }
