@@ -21,7 +21,9 @@ pub(crate) struct Arguments {
 pub(crate) fn bench(arguments: &Arguments) -> Result<()> {
     root_only()?;
     setup::prepare(&[Purpose::Build, Purpose::Bpf, Purpose::Pods, Purpose::Bench])?;
-    run(Command::new(build::benchmark()?).args(&arguments.arguments))
+    // Some rows need a cluster, and have it made for as long as they take.
+    let xtask = std::env::current_exe()?;
+    run(Command::new(build::benchmark()?).args(&arguments.arguments).env("PODTAP_XTASK", xtask))
 }
 
 /// Runs the fuzzer of the filters.

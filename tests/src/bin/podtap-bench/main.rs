@@ -4,6 +4,7 @@
 mod attached;
 mod bench;
 mod bpf;
+mod cluster;
 mod count;
 mod cpu;
 mod flood;
@@ -70,6 +71,8 @@ const ROWS: &[(&str, Measured)] = &[
     ("pod", one::pod),
     ("held", held::run),
     ("idle", idle::run),
+    ("label", cluster::label),
+    ("new-pod", cluster::new_pod),
 ];
 
 fn main() -> ExitCode {
