@@ -18,22 +18,22 @@ const CAPTURE: &str = "podtap.dev/capture";
 const TRIES: usize = 10;
 
 /// The cluster, with podtap on it.
-fn cluster() -> Cluster {
-    let cluster = Cluster::get().unwrap();
+fn cluster() -> Result<Cluster> {
+    let cluster = Cluster::get()?;
     let overlay = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/overlays/default");
-    cluster.kubectl(&["apply", "-k", overlay.to_str().unwrap()]).unwrap();
+    cluster.kubectl(&["apply".as_ref(), "-k".as_ref(), overlay.as_os_str()])?;
     let rollout = ["-n", "podtap-system", "rollout", "status", "daemonset/podtap-agent", "--timeout=110s"];
-    cluster.kubectl_within(Duration::from_secs(120), &rollout).unwrap();
-    cluster
+    cluster.kubectl_within(Duration::from_secs(120), &rollout)?;
+    Ok(cluster)
 }
 
 /// A namespace that may capture by the default policy.
-fn namespace<'a>(cluster: &'a Cluster, name: &str) -> Namespace<'a> {
-    Namespace::make(cluster, name, &[("podtap.dev/allow", "true")]).unwrap()
+fn namespace<'a>(cluster: &'a Cluster, name: &str) -> Result<Namespace<'a>> {
+    Namespace::make(cluster, name, &[("podtap.dev/allow", "true")])
 }
 
 /// Waits until the run of that pod, asked for by its label or by a capture, is in one of these states.
-fn run(namespace: &Namespace<'_>, pod: &str, capture: Option<&str>, states: &[&str]) -> Value {
+fn run(namespace: &Namespace<'_>, pod: &str, capture: Option<&str>, states: &[&str]) -> Result<Value> {
     let records = || -> Result<Vec<Value>> {
         Ok(namespace.get_json(&["podcaptures"])?["items"].as_array().context("no list")?.clone())
     };
@@ -44,28 +44,27 @@ fn run(namespace: &Namespace<'_>, pod: &str, capture: Option<&str>, states: &[&s
     };
     let found =
         wait(&format!("the run of {pod} to be {states:?}"), SOON, || Ok(records()?.into_iter().find(wanted)));
-    found.with_context(|| format!("{:#?}", records())).unwrap()
+    found.with_context(|| format!("{:#?}", records()))
 }
 
 /// The packets of a record's files, fetched out of the agent of its node.
-fn packets(cluster: &Cluster, record: &Value) -> Vec<Packet> {
+fn packets(cluster: &Cluster, record: &Value) -> Result<Vec<Packet>> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let node = format!("spec.nodeName={}", text(&record["spec"]["node"]));
     let label = ["-l", "app.kubernetes.io/name=podtap-agent", "--field-selector", &node];
-    let agents = cluster.get_json(&[&["pods", "-n", "podtap-system"][..], &label].concat()).unwrap();
+    let agents = cluster.get_json(&[&["pods", "-n", "podtap-system"][..], &label].concat())?;
     let agent = text(&agents["items"][0]["metadata"]["name"]);
-    let scratch = Scratch::new("fetched").unwrap();
+    let scratch = Scratch::new("fetched")?;
     let (namespace, name) = (text(&record["metadata"]["namespace"]), text(&record["metadata"]["name"]));
-    let files = record["status"]["files"].as_array().cloned().unwrap_or_default();
-    let fetched = files.iter().flat_map(|file| {
+    let mut packets = Vec::new();
+    for file in record["status"]["files"].as_array().context("no files")? {
         let file = text(&file["name"]);
         let to = scratch.path().join(&file);
-        cluster
-            .copy_out("podtap-system", &agent, &format!("/var/lib/podtap/{namespace}/{name}/{file}"), &to)
-            .unwrap();
-        blocks::read(&to).unwrap().packets
-    });
-    fetched.collect()
+        let from = format!("/var/lib/podtap/{namespace}/{name}/{file}");
+        cluster.copy_out("podtap-system", &agent, &from, &to)?;
+        packets.extend(blocks::read(&to)?.packets);
+    }
+    Ok(packets)
 }
 
 fn ipv4(pod: &RunningPod) -> [u8; 4] {
@@ -84,8 +83,8 @@ fn caller(name: &str, server: &RunningPod) -> PodManifest {
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn a_pod_that_is_made_with_the_label_is_captured_from_its_first_packet_on() {
-    let cluster = cluster();
-    let namespace = namespace(&cluster, "first");
+    let cluster = cluster().unwrap();
+    let namespace = namespace(&cluster, "first").unwrap();
     // Answers each call and counts nothing. On the other node: what comes in has passed two hosts.
     let listen = "while true; do echo hello | nc -l -p 8080; done";
     let server = namespace.run(&PodManifest::new("server").on("node2").shell(listen)).unwrap();
@@ -93,14 +92,14 @@ fn a_pod_that_is_made_with_the_label_is_captured_from_its_first_packet_on() {
         let name = format!("new-{number}");
         let pod = namespace.run(&caller(&name, &server)).unwrap();
         wait("the call to be captured", SOON, || {
-            let record = run(&namespace, &name, None, &ATTACHED);
+            let record = run(&namespace, &name, None, &ATTACHED)?;
             Ok((record["status"]["packets"].as_u64() >= Some(4)).then_some(()))
         })
         .unwrap();
         namespace.kubectl(&["label", "pod", &name, &format!("{CAPTURE}-")]).unwrap();
-        let record = run(&namespace, &name, None, &OVER);
+        let record = run(&namespace, &name, None, &OVER).unwrap();
         assert_eq!(record["status"]["attachMode"], "Socket", "{record:#}");
-        let packets = packets(&cluster, &record);
+        let packets = packets(&cluster, &record).unwrap();
         let (own, other) = (ipv4(&pod), ipv4(&server));
         let place = |what: &str, wanted: &dyn Fn(&Packet) -> bool| {
             let found = packets.iter().position(wanted);
@@ -133,21 +132,21 @@ fn a_pod_that_is_made_with_the_label_is_captured_from_its_first_packet_on() {
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn pods_that_are_made_at_once_get_their_own_first_packets_and_no_others() {
-    let cluster = cluster();
-    let namespace = namespace(&cluster, "at-once");
+    let cluster = cluster().unwrap();
+    let namespace = namespace(&cluster, "at-once").unwrap();
     let listen = "while true; do echo hello | nc -l -p 8080; done";
     let server = namespace.run(&PodManifest::new("server").on("node2").shell(listen)).unwrap();
     let names = ["new-a", "new-b", "new-c"];
     let pods = namespace.run_all(&names.map(|name| caller(name, &server))).unwrap();
     for (name, pod) in names.iter().zip(&pods) {
         wait("the call to be captured", SOON, || {
-            let record = run(&namespace, name, None, &ATTACHED);
+            let record = run(&namespace, name, None, &ATTACHED)?;
             Ok((record["status"]["packets"].as_u64() >= Some(4)).then_some(()))
         })
         .unwrap();
         namespace.kubectl(&["label", "pod", name, &format!("{CAPTURE}-")]).unwrap();
-        let record = run(&namespace, name, None, &OVER);
-        let packets = packets(&cluster, &record);
+        let record = run(&namespace, name, None, &OVER).unwrap();
+        let packets = packets(&cluster, &record).unwrap();
         let syn = |packet: &&Packet| {
             packet.data[12..14] == [8, 0]
                 && packet.data[23] == 6
@@ -162,8 +161,8 @@ fn pods_that_are_made_at_once_get_their_own_first_packets_and_no_others() {
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn annotations_that_name_an_interface_are_refused() {
-    let cluster = cluster();
-    let namespace = namespace(&cluster, "names");
+    let cluster = cluster().unwrap();
+    let namespace = namespace(&cluster, "names").unwrap();
     let victim = namespace.run(&PodManifest::new("victim").on("node1")).unwrap();
     for (number, (key, value)) in
         [("interface", "veth0"), ("interface", "cni0"), ("netns", "/proc/1/ns/net")].iter().enumerate()
@@ -171,7 +170,7 @@ fn annotations_that_name_an_interface_are_refused() {
         let name = format!("attacker-{number}");
         let pod = PodManifest::new(&name).on("node1").label(CAPTURE, "true");
         namespace.apply(&pod.annotation(&format!("podtap.dev/{key}"), value).manifest()).unwrap();
-        let record = run(&namespace, &name, None, &["Refused"]);
+        let record = run(&namespace, &name, None, &["Refused"]).unwrap();
         assert_eq!(record["status"]["packets"].as_u64().unwrap_or(0), 0, "{record:#}");
     }
     drop(victim);
@@ -180,8 +179,8 @@ fn annotations_that_name_an_interface_are_refused() {
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn a_pods_interface_goes_by_its_name_inside() {
-    let cluster = cluster();
-    let namespace = namespace(&cluster, "inside");
+    let cluster = cluster().unwrap();
+    let namespace = namespace(&cluster, "inside").unwrap();
     let pods = ["web", "peer"].map(|name| PodManifest::new(name).on("node1"));
     let pods = namespace.run_all(&pods).unwrap();
     for (name, interface) in [("eth0", "eth0"), ("net1", "net1")] {
@@ -190,10 +189,10 @@ fn a_pods_interface_goes_by_its_name_inside() {
                 "spec": {"podNames": ["web"], "interface": interface, "filter": "icmp"}}))
             .unwrap();
     }
-    run(&namespace, "web", Some("eth0"), &ATTACHED);
-    let missing = run(&namespace, "web", Some("net1"), &["Pending"]);
+    run(&namespace, "web", Some("eth0"), &ATTACHED).unwrap();
+    let missing = run(&namespace, "web", Some("net1"), &["Pending"]).unwrap();
     let message = missing["status"]["message"].as_str().unwrap_or_default();
     assert!(message.contains("net1") && message.contains("eth0"), "{missing:#}");
     namespace.exec("peer", &["ping", "-c", "2", &pods[0].address.to_string()]).unwrap();
-    run(&namespace, "web", Some("eth0"), &["Capturing"]);
+    run(&namespace, "web", Some("eth0"), &["Capturing"]).unwrap();
 }

@@ -233,3 +233,36 @@ fn without_memory_for_new_interfaces_the_record_says_what_may_be_missing() {
     let record = agent.wait_pod("a", &["Stopped"]).unwrap();
     assert_eq!(record.numbers(9000).unwrap(), (0..10).collect::<Vec<_>>());
 }
+
+#[test]
+#[ignore = "needs root: cargo xtask test --kernel"]
+fn memory_for_new_interfaces_is_bounded_and_the_oldest_give_way() {
+    let others = ["c0", "c1", "c2", "c3", "c4", "c5"];
+    let pods = Pods::with(&[&others[..], &["a", "b"]].concat()).unwrap();
+    let (a, b) = (pods.pod("a"), pods.pod("b"));
+    let _sink = sink(b, 9000).unwrap();
+    let cni = Cni::new("bounded").unwrap();
+    let configuration = format!("{}provisionalBytes: 3Mi\n", cni.configuration());
+    let mut agent = Agent::start_with("bounded", &configuration, &[]).unwrap();
+    for pod in pods.all().iter().filter(|pod| pod.name != "b") {
+        pods.disconnect(pod).unwrap();
+    }
+    agent.apply("a.yaml", &labelled(a, &[("filter", "udp port 9000")])).unwrap();
+    wait_pending(&mut agent, "a").unwrap();
+    let tapped = || others.map(|name| Attached::on(&pods.pod(name).host_interface).unwrap().sockets);
+    for name in others {
+        cni::connect(&pods, pods.pod(name), "true").unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(tapped(), [1, 1, 1, 0, 0, 0], "three rings of 1 MiB");
+    // Those that nobody has claimed for long make room for one that is to come.
+    std::thread::sleep(Duration::from_secs(6));
+    assert!(tapped().iter().sum::<u32>() < 3, "{:?}", tapped());
+    cni::connect(&pods, a, "true").unwrap();
+    Flood::new(a, b, 9000, 50).run().unwrap();
+    cni.done(a).unwrap();
+    agent.wait_pod("a", &ATTACHED).unwrap();
+    agent.remove("a.yaml").unwrap();
+    let record = agent.wait_pod("a", &["Stopped"]).unwrap();
+    assert_eq!(record.numbers(9000).unwrap(), (0..50).collect::<Vec<_>>());
+}

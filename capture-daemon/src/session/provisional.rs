@@ -333,7 +333,8 @@ impl Hunt {
     fn orders(&mut self, budget: u64) -> (Vec<Order>, Vec<Spare>) {
         let now = Instant::now();
         let waiting: usize = self.kinds.iter().map(|kind| kind.demand.pods).sum();
-        let ring = if waiting > MOST_SPARES { SMALL_RING } else { LARGE_RING };
+        let few = waiting <= MOST_SPARES && budget >= u64::from(LARGE_RING) * 4;
+        let ring = if few { LARGE_RING } else { SMALL_RING };
         // Those under way have no size here yet: they are few, and as large as this one.
         let loading: usize = self.kinds.iter().map(|kind| kind.loading).sum();
         let mut used = self.used() + loading as u64 * u64::from(ring);
