@@ -1,5 +1,7 @@
 //! Who may do what on a cluster: roles, and what admission adds to them. Each refusal must say what to do.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
 use std::sync::OnceLock;
 
 use podtap_tests::cluster::{Namespace, SOON, wait};

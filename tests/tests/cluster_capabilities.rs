@@ -1,6 +1,8 @@
 //! The agent's powers: with those that its DaemonSet names it captures, and without any one of them something fails that
 //! can be seen.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
 use std::io::Write as _;
 use std::process::Stdio;
 use std::time::Duration;

@@ -1,6 +1,8 @@
 //! What is installed: twice without a change, with definitions that refuse what makes no sense and explain themselves,
 //! and an agent that has the capabilities it needs and no other.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
 use podtap_tests::cluster::{Namespace, SOON, wait};
 use podtap_tests::kubectl::Kubectl;
 use serde_json::{Value, json};
