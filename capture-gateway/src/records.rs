@@ -392,6 +392,29 @@ mod tests {
     }
 
     #[test]
+    fn a_hundred_thousand_records_fit() {
+        const MANY: u64 = 100_000;
+        let resident = || {
+            let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+            let pages: u64 = text.split(' ').nth(1).unwrap().parse().unwrap();
+            pages * rustix::param::page_size() as u64
+        };
+        let (mut records, before) = (Records::default(), resident());
+        let one = record(0, 1, "pod", "node", "Capturing", 1);
+        for number in 0..MANY {
+            let mut one = one.clone();
+            one.metadata.uid = Some(uid(number));
+            // A thousand captures, five thousand nodes.
+            one.spec.request_uid = uid(number % 1000);
+            one.spec.node = format!("node-{}", number % 5000);
+            records.apply(one);
+        }
+        let each = resident().saturating_sub(before) / MANY;
+        println!("{each} bytes for each of {MANY} records");
+        assert!(records.len() as u64 == MANY && each < 256, "{each}");
+    }
+
+    #[test]
     fn a_record_that_cannot_be_placed_still_counts_for_its_node() {
         let mut records = Records::default();
         let mut odd = record(1, 100, "a", "n1", "Capturing", 10);
