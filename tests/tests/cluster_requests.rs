@@ -1,5 +1,7 @@
 //! Requests on a real API server: labels, PacketCaptures and policies, and what becomes of them.
 
+#![expect(clippy::unwrap_used, reason = "what the tests share fails as they do")]
+
 use std::path::Path;
 use std::time::{Duration, Instant};
 

@@ -102,7 +102,7 @@ fn one_suspended_policy_stops_all_and_other_namespaces_go_on() {
 fn labels_start_captures_unless_one_policy_says_no() {
     let yes = policy("yes", json!({"labelRequests": true}));
     let no = policy("no", json!({"labelRequests": false}));
-    assert!(of(&[yes.clone()]).unwrap().label_requests);
+    assert!(of(std::slice::from_ref(&yes)).unwrap().label_requests);
     assert!(!of(&[yes, no]).unwrap().label_requests);
 }
 
@@ -135,7 +135,7 @@ fn a_cap_that_cannot_be_read_allows_nothing_to_those_it_concerns() {
 fn a_selector_that_cannot_be_read_may_mean_everybody_and_permits_nobody() {
     let selector = json!({"matchExpressions": [{"key": "a", "operator": "Is"}]});
     let bad = Policy::read("bad", &json!({ "namespaceSelector": selector }));
-    assert_eq!(of(&[bad.clone()]).unwrap_err().reason, reasons::NOT_ALLOWED);
+    assert_eq!(of(std::slice::from_ref(&bad)).unwrap_err().reason, reasons::NOT_ALLOWED);
     let refusal = of(&[capped("good", json!({})), bad]).unwrap_err();
     assert_eq!(refusal.reason, reasons::INVALID_POLICY);
     assert!(refusal.message.contains("DoesNotExist"), "{refusal}");

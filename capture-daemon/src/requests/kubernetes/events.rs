@@ -57,12 +57,7 @@ pub(super) struct Events {
 
 impl Events {
     pub(super) fn new(node: &str, meters: &Meters) -> Self {
-        Self {
-            node: node.to_owned(),
-            waiting: Mutex::default(),
-            wake: Notify::new(),
-            meters: meters.clone(),
-        }
+        Self { node: node.to_owned(), waiting: Mutex::default(), wake: Notify::new(), meters: meters.clone() }
     }
 
     /// Has it told soon, if there is room.
@@ -109,14 +104,16 @@ impl Events {
                     self.meters.api_write(ApiObject::Event, matches!(answer, Ok(Ok(_))));
                     match answer {
                         Ok(Ok(_)) => break pauses.reset(),
+                        // A namespace that is going away takes no events.
+                        Ok(Err(kube::Error::Api(status)))
+                            if status.code == 404 || status.message.contains("being terminated") =>
+                        {
+                            debug!(namespace, reason = told.reason, "an event is not taken");
+                            break;
+                        }
                         Ok(Err(kube::Error::Api(status))) if !matches!(status.code, 429 | 500..) => {
-                            // A namespace that is going away takes no events.
-                            warn!(
-                                namespace,
-                                reason = told.reason,
-                                why = status.message,
-                                "an event is not taken"
-                            );
+                            let why = status.message;
+                            warn!(namespace, reason = told.reason, why, "an event is not taken");
                             break;
                         }
                         _ => tokio::time::sleep(pauses.failed()).await,

@@ -269,7 +269,7 @@ impl Writer {
 /// What an answer means for a record.
 fn outcome(answer: kube::Result<Option<WatchedRecord>>) -> Outcome {
     match answer {
-        Ok(object) => Outcome::Done(object),
+        Ok(object) => Outcome::Done(object.map(Box::new)),
         Err(kube::Error::Api(status)) => match status.code {
             404 => Outcome::Missing,
             409 => Outcome::Conflict,

@@ -88,7 +88,7 @@ pub(super) enum Step {
 #[derive(Debug)]
 pub(super) enum Outcome {
     /// The server holds this now; nothing after a deletion.
-    Done(Option<WatchedRecord>),
+    Done(Option<Box<WatchedRecord>>),
     /// 404.
     Missing,
     /// 409: it exists already, or is another of the same name.
@@ -182,7 +182,13 @@ impl Queue {
             (step, Outcome::Refused(why)) => {
                 if entry.pauses.idle() {
                     let (namespace, record) = (&name.namespace, &name.name);
-                    warn!(namespace, record, ?step, why, "the API server does not take a record; trying on");
+                    warn!(
+                        namespace,
+                        record,
+                        step = step.name(),
+                        why,
+                        "the API server does not take a record; trying on"
+                    );
                 }
                 return entry.refused(now);
             }
@@ -202,7 +208,7 @@ impl Queue {
                 return entry.refused(now);
             }
             (Step::Read, Outcome::Done(object)) => match object {
-                Some(object) if entry.is(&object, &self.node) => entry.adopt(object),
+                Some(object) if entry.is(&object, &self.node) => entry.adopt(*object),
                 _ => {
                     if entry.pauses.idle() {
                         warn!(
@@ -308,6 +314,18 @@ impl Queue {
                 }
             }
             _ => {}
+        }
+    }
+}
+
+impl Step {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Read => "get",
+            Self::Create { .. } => "create",
+            Self::Patch { .. } => "patch",
+            Self::PatchStatus { .. } => "patch status",
+            Self::Delete { .. } => "delete",
         }
     }
 }

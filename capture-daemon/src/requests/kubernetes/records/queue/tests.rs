@@ -80,10 +80,10 @@ impl Bench {
                 self.uids += 1;
                 let new = (format!("uid-{}", self.uids), object["spec"].clone(), Value::Null);
                 self.server.insert(name.into(), new);
-                Outcome::Done(Some(self.object(name)))
+                Outcome::Done(Some(Box::new(self.object(name))))
             }
             _ if !exists => Outcome::Missing,
-            Step::Read => Outcome::Done(Some(self.object(name))),
+            Step::Read => Outcome::Done(Some(Box::new(self.object(name)))),
             Step::Patch { patch, .. } | Step::PatchStatus { patch, .. } => {
                 let (uid, spec, status) = self.server.get_mut(name).unwrap();
                 if patch["metadata"]["uid"] != *uid {
@@ -91,7 +91,7 @@ impl Bench {
                 }
                 merge(spec, &patch["spec"]);
                 merge(status, &patch["status"]);
-                Outcome::Done(Some(self.object(name)))
+                Outcome::Done(Some(Box::new(self.object(name))))
             }
             Step::Delete { .. } => {
                 self.server.remove(name);
