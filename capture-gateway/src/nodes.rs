@@ -4,6 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use capture_api::names::is_subdomain;
+
 use crate::cache::Cache;
 
 /// Nodes of the cluster, and those that are missing.
@@ -31,7 +33,8 @@ impl Nodes {
         let present = &self.present;
         self.missing.retain(|node, _| named.contains(node) && !present.contains(&node.to_string()));
         for node in named {
-            if !node.is_empty() && !present.contains(&node.to_string()) {
+            // What can be no node's name is nothing to ask the API server for.
+            if is_subdomain(&node) && !present.contains(&node.to_string()) {
                 self.missing.entry(node).or_insert_with(|| Missing { since: now, look: now + gone_after });
             }
         }
@@ -84,8 +87,8 @@ mod tests {
     #[test]
     fn a_node_is_gone_when_it_has_been_missing_for_long_enough() {
         let (mut nodes, start) = (nodes(&["n1"]), Instant::now());
-        nodes.compare(named(&["n1", "n2", ""]), start, GONE_AFTER);
-        assert_eq!(nodes.due(start + Duration::from_secs(299)), None);
+        nodes.compare(named(&["n1", "n2", "", "a,b"]), start, GONE_AFTER);
+        assert_eq!((nodes.missing(), nodes.due(start + Duration::from_secs(299))), (1, None));
         nodes.compare(named(&["n1", "n2"]), start + Duration::from_secs(200), GONE_AFTER);
         assert_eq!(nodes.due(start + GONE_AFTER).as_deref(), Some("n2"));
         nodes.looked("n2", start + GONE_AFTER + Duration::from_secs(60));

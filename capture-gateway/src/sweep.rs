@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use capture_api::{Defaults, GoDuration, PodCapture};
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Node;
 use kube::api::{ApiResource, DeleteParams, ListParams, Object, Patch, PatchParams, Preconditions};
+use kube::core::PartialObjectMeta;
 use kube::{Api, Client};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -19,6 +21,8 @@ use crate::write::{MANAGER, Outcome, Writer};
 
 /// Records asked for at once.
 const PAGE: u32 = 250;
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How long to wait at most before records of a node that stays gone are looked at again.
 const AGAIN: Duration = Duration::from_secs(600);
 /// The same when something went wrong.
@@ -109,12 +113,17 @@ pub(crate) struct Sweep {
 impl Sweep {
     /// Ends and removes what is to be ended and removed. Gives when to look again.
     pub(crate) async fn run(self, gone: Arc<str>) -> Instant {
+        match self.is_gone(&gone).await {
+            Some(true) => {}
+            Some(false) => return Instant::now() + AGAIN,
+            None => return Instant::now() + SOON,
+        }
         let records: Api<Swept> = Api::all_with(self.client.clone(), &ApiResource::erase::<PodCapture>(&()));
         let mut params = ListParams::default().fields(&format!("spec.node={gone}")).limit(PAGE);
         let now = Timestamp::now();
         let (mut ended, mut removed, mut next, mut troubled) = (0u32, 0u32, Timestamp::MAX, false);
         loop {
-            let page = match time::timeout(Duration::from_secs(30), records.list(&params)).await {
+            let page = match time::timeout(PATIENCE, records.list(&params)).await {
                 Ok(Ok(page)) => page,
                 Ok(Err(error)) => {
                     debug!(node = %gone, %error, "records of a node that is gone could not be listed");
@@ -155,6 +164,20 @@ impl Sweep {
         }
         let wait = Duration::try_from(next.duration_since(Timestamp::now())).unwrap_or_default();
         Instant::now() + if troubled { SOON } else { wait.clamp(Duration::from_secs(1), AGAIN) }
+    }
+
+    /// Asks for the node itself: a list that lacked it for whatever reason must not cost a live node its records. None
+    /// when nobody could tell.
+    async fn is_gone(&self, node: &str) -> Option<bool> {
+        let nodes = Api::<PartialObjectMeta<Node>>::all(self.client.clone());
+        match time::timeout(PATIENCE, nodes.get_opt(node)).await {
+            Ok(Ok(found)) => Some(found.is_none()),
+            Ok(Err(error)) => {
+                debug!(node, %error, "whether the node is gone could not be told");
+                None
+            }
+            Err(_) => None,
+        }
     }
 
     /// Writes a status, or removes the record. None when this gateway may not write any more.
