@@ -11,7 +11,7 @@ use podtap_tests::attached::Attached;
 use podtap_tests::cni::{Cni, result};
 use podtap_tests::manifest::{annotate, label, packet_capture, pod_somewhere};
 use podtap_tests::pods::{INTERFACE, Pod, Pods, mac_text};
-use podtap_tests::process::output;
+use podtap_tests::process::{output, program};
 use podtap_tests::traffic::{Flood, sink};
 use serde_json::{Value, json};
 
@@ -179,12 +179,8 @@ fn an_interface_other_than_the_default_goes_by_its_name_in_the_pod() {
     );
 
     // A second network, which has no result of its own in the cache.
-    let second = Pod {
-        host_interface: format!("{}x", a.host_interface),
-        mac: [2, 0x70, 0x75, 0, 0, 1],
-        v4: [10, 88, 0, 1].into(),
-        ..a.clone()
-    };
+    let second =
+        Pod { host_interface: format!("{}x", a.host_interface), mac: [2, 0x70, 0x75, 0, 0, 1], ..a.clone() };
     let (host, mac) = (&second.host_interface, mac_text(second.mac));
     output(Command::new("ip").args([
         "link", "add", host, "type", "veth", "peer", "name", "net1", "address", &mac, "netns", &a.netns,
@@ -195,17 +191,17 @@ fn an_interface_other_than_the_default_goes_by_its_name_in_the_pod() {
     let record = agent.wait_capture("second", &ATTACHED).unwrap();
     assert_eq!(record.json()["status"]["interface"], host.as_str());
     Flood::new(a, b, 9000, 20).run().unwrap();
-    // Packets to the second address go out of the second interface.
-    output(Command::new("ip").args(["-n", &a.netns, "addr", "add", "10.88.0.1/24", "dev", "net1"])).unwrap();
-    output(Command::new("ip").args(["-n", &b.netns, "addr", "add", "10.88.0.2/24", "dev", INTERFACE]))
-        .unwrap();
-    output(a.command("bash").args(["-c", "for i in 1 2 3; do echo x >/dev/udp/10.88.0.2/9000; done"]))
-        .unwrap();
+    // Whole frames, out of the second interface.
+    let mut send = a.command(program("podtap-traffic").unwrap());
+    send.args(["send", "--interface", "net1", "--from", "10.88.0.1", "--from-mac", &mac]);
+    send.args(["--to", "10.88.0.2", "--to-mac", &mac_text(b.mac), "--port", "9000", "--packets", "3"]);
+    output(&mut send).unwrap();
     for file in ["default", "second", "wrong", "a"] {
         agent.remove(&format!("{file}.yaml")).unwrap();
     }
     let first = agent.wait_capture("default", &["Stopped"]).unwrap();
     assert_eq!(first.numbers(9000).unwrap(), (0..20).collect::<Vec<_>>());
     assert_eq!(first.packets(), 20);
-    assert_eq!(agent.wait_capture("second", &["Stopped"]).unwrap().packets(), 3);
+    let second = agent.wait_capture("second", &["Stopped"]).unwrap();
+    assert_eq!((second.numbers(9000).unwrap(), second.packets()), (vec![0, 1, 2], 3));
 }

@@ -36,7 +36,7 @@ pub(super) struct ConfigFile {
     /// [/var/lib/cni/results]; Multus has its own, /var/lib/cni/multus/results.
     pub(super) cni_cache_dirs: Option<Vec<PathBuf>>,
     /// Memory, out of memoryBudget, for packets of new interfaces until it is known whose they are: 32Mi let some 30
-    /// pods start at once. 0: what a new pod sends first may be missed.
+    /// pods of one capture start at once. 0: what a new pod sends first may be missed.
     pub(super) provisional_bytes: Option<Amount>,
     /// The most files of the manifest directory that are looked at.
     pub(super) max_manifests: Option<Amount>,

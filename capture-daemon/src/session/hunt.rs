@@ -18,6 +18,10 @@ use crate::{
     pods::{HostInterface, Place},
 };
 
+/// A record's note when no tap was there in time.
+pub(super) const MISSING: &str =
+    "The pod's interface came before a tap could: its first packets may be missing.";
+
 impl Engine {
     /// Has taps loaded for pods that have no interface yet, and drops those that nobody waits for any more.
     pub(super) fn hunt(&mut self) {
@@ -109,7 +113,10 @@ impl Session {
         interface: &HostInterface,
         settings: &Settings,
     ) -> Option<Phase> {
-        let Early { mut tap, ring, since } = node.provisional.take(settings, interface)?;
+        let Early { mut tap, ring, since, late } = node.provisional.take(settings, interface)?;
+        if late {
+            self.note(MISSING.into());
+        }
         let control = tap.control().clone();
         let info = TapInfo {
             id: node.tap_number(),

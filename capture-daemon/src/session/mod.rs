@@ -449,6 +449,7 @@ impl Session {
             (Phase::Tapped { tap, info }, _) if self.interface_lost => self.detach(node, tap, info),
             (Phase::Tapped { tap, info }, Goal::Pause) => {
                 info.control.set_halted(true);
+                self.comparison = None;
                 self.show(RunState::Paused, "PauseRequested", "Nothing is captured until state is Running.");
                 Phase::Tapped { tap, info }
             }
@@ -498,7 +499,7 @@ impl Session {
             return tapped;
         }
         if hunted {
-            self.note("The pod's interface came before a tap could: its first packets may be missing.".into());
+            self.note(hunt::MISSING.into());
         }
         let Some(ring) = node.grant_ring() else {
             return self.refuse(&Refusal::new(

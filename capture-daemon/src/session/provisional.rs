@@ -30,11 +30,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const YOUNG: Duration = Duration::from_secs(5);
 /// Once somebody got a tap of a pair, other sessions of the pod get theirs within this.
 const PROVEN: Duration = Duration::from_secs(1);
+/// A tap that is on its interface within this was there in time: a CNI has much to do before it brings a link up.
+const AT_ONCE: Duration = Duration::from_millis(20);
 /// Taps kept ready for one kind, however many pods wait.
 const MOST_SPARES: usize = 4;
-/// So many bytes a ring has when few pods wait.
+/// So many bytes a ring has when few pods wait, and there is room.
 const LARGE_RING: u32 = 4 << 20;
-/// And when many do.
+/// And otherwise.
 const SMALL_RING: u32 = 1 << 20;
 /// New pairs that are remembered.
 const MOST_PAIRS: usize = 256;
@@ -77,6 +79,8 @@ pub(super) struct Early {
     pub(super) ring: u32,
     /// When it was attached.
     pub(super) since: Instant,
+    /// It came so long after the interface that packets may have passed before.
+    pub(super) late: bool,
 }
 
 #[derive(Default)]
@@ -94,8 +98,8 @@ struct Hunt {
 struct Kind {
     id: u64,
     demand: Demand,
-    /// Taps that are being loaded.
-    loading: usize,
+    /// Bytes of the rings of taps that are being loaded.
+    loading: Vec<u32>,
     spares: Vec<Spare>,
     /// It cannot be loaded; not tried again before this.
     failed_until: Option<Instant>,
@@ -198,7 +202,7 @@ impl Provisional {
             Err(failure) => {
                 hunt.freed.push(ring);
                 let kind = hunt.kinds.iter_mut().find(|one| one.id == kind)?;
-                kind.loading = kind.loading.saturating_sub(1);
+                kind.loading.pop();
                 kind.failed_until = Some(Instant::now() + PATIENCE);
                 return match failure {
                     LoadFailure::Filter(refusal) => Some((kind.demand.settings.clone(), refusal)),
@@ -220,7 +224,7 @@ impl Provisional {
     pub(super) fn refused(&self, kind: u64) {
         let mut hunt = self.lock();
         if let Some(kind) = hunt.kinds.iter_mut().find(|one| one.id == kind) {
-            kind.loading = kind.loading.saturating_sub(1);
+            kind.loading.pop();
             kind.failed_until = Some(Instant::now() + YOUNG);
         }
     }
@@ -304,7 +308,7 @@ impl Hunt {
                 None => {
                     self.last_kind += 1;
                     let id = self.last_kind;
-                    Kind { id, demand, loading: 0, spares: Vec::new(), failed_until: None }
+                    Kind { id, demand, loading: Vec::new(), spares: Vec::new(), failed_until: None }
                 }
             };
             self.kinds.push(kind);
@@ -333,11 +337,10 @@ impl Hunt {
     fn orders(&mut self, budget: u64) -> (Vec<Order>, Vec<Spare>) {
         let now = Instant::now();
         let waiting: usize = self.kinds.iter().map(|kind| kind.demand.pods).sum();
-        let few = waiting <= MOST_SPARES && budget >= u64::from(LARGE_RING) * 4;
-        let ring = if few { LARGE_RING } else { SMALL_RING };
-        // Those under way have no size here yet: they are few, and as large as this one.
-        let loading: usize = self.kinds.iter().map(|kind| kind.loading).sum();
-        let mut used = self.used() + loading as u64 * u64::from(ring);
+        // Large ones while there is plenty of room: when one or two pods wait, and for the first half.
+        let few = self.kinds.len() == 1 && waiting <= 2;
+        let loading: u64 = self.kinds.iter().flat_map(|kind| &kind.loading).copied().map(u64::from).sum();
+        let mut used = self.used() + loading;
         let mut orders = Vec::new();
         let mut dropped = Vec::new();
         for kind in &mut self.kinds {
@@ -347,7 +350,9 @@ impl Hunt {
             let without = self.pairs.iter().filter(|pair| pair.lacks(kind, now)).count();
             let ahead = (kind.demand.copies * kind.demand.pods).min(MOST_SPARES).max(kind.demand.copies);
             let wanted = ahead + without * kind.demand.copies;
-            while kind.spares.len() + kind.loading < wanted {
+            while kind.spares.len() + kind.loading.len() < wanted {
+                let large = few && used + u64::from(LARGE_RING) <= budget / 2;
+                let ring = if large { LARGE_RING } else { SMALL_RING };
                 if used + u64::from(ring) > budget {
                     let old = |pair: &Pair| {
                         !pair.taps.is_empty()
@@ -361,7 +366,7 @@ impl Hunt {
                     continue;
                 }
                 used += u64::from(ring);
-                kind.loading += 1;
+                kind.loading.push(ring);
                 orders.push(Order {
                     kind: kind.id,
                     namespace: kind.demand.namespace.clone(),
@@ -376,7 +381,7 @@ impl Hunt {
     /// A new tap goes to a young pair that has come meanwhile, else it is kept ready. One that nobody wants comes back.
     fn stock(&mut self, id: u64, spare: Spare) -> Option<Spare> {
         let Some(kind) = self.kinds.iter_mut().find(|kind| kind.id == id) else { return Some(spare) };
-        kind.loading = kind.loading.saturating_sub(1);
+        kind.loading.pop();
         let now = Instant::now();
         match self.pairs.iter_mut().find(|pair| pair.lacks(kind, now)) {
             Some(pair) => pair.attach(id, spare, &mut self.freed),
@@ -400,7 +405,8 @@ impl Hunt {
             // The kernel's own word that it is still the interface that the tap was put on, and no later one that got
             // the same index.
             if tap.is_on(interface.link.index) {
-                return (Some(Early { tap, ring, since }), dropped);
+                let late = since.duration_since(pair.seen) > AT_ONCE;
+                return (Some(Early { tap, ring, since, late }), dropped);
             }
             dropped.push(Spare { tap, ring });
         }

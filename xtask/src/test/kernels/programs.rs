@@ -22,7 +22,7 @@ enum Chosen {
 
 /// What is left out measures rates, floods, or runs long without saying anything about the kernel: an emulated machine
 /// is ten times slower. What is not named here does not depend on the kernel.
-const TESTS: [(&str, &str, Chosen); 11] = [
+const TESTS: [(&str, &str, Chosen); 13] = [
     ("capture-daemon", "verifier", Chosen::All),
     (
         "capture-daemon",
@@ -53,6 +53,20 @@ const TESTS: [(&str, &str, Chosen); 11] = [
         "podtap-tests",
         "interfaces",
         Chosen::Only(&["an_interface_that_appears_later", "an_index_used_again", "nothing_stays"]),
+    ),
+    (
+        "podtap-tests",
+        "interfaces_found",
+        Chosen::Only(&[
+            "an_interface_other_than",
+            "a_pod_is_found_by_its_address",
+            "an_address_that_was_handed_on",
+        ]),
+    ),
+    (
+        "podtap-tests",
+        "interfaces_new",
+        Chosen::Only(&["no_packet_is_lost_or_doubled", "an_index_used_again", "pods_made_at_once"]),
     ),
     ("podtap-tests", "limits", Chosen::Only(&["a_limit_of_packets", "direction_and_snap_length"])),
     ("podtap-tests", "requests", Chosen::Only(&["two_captures_of_one_pod"])),
