@@ -37,24 +37,22 @@ pub(crate) struct Options {
 /// Makes podtap's image and the tests', and gives them to the cluster when there is one.
 pub(crate) fn run(options: &Options) -> Result<()> {
     setup::prepare(&[Purpose::Build, Purpose::Bpf, Purpose::Image])?;
-    println!("{}", make(&options.tag)?.display());
+    let archives = make(&options.tag)?;
+    if cluster::is_up() {
+        archives.iter().try_for_each(|archive| cluster::load(archive))?;
+        eprintln!("     {} and {TRAFFIC} are on both nodes of the cluster", options.tag);
+    }
+    println!("{}", archives[0].display());
     Ok(())
 }
 
-/// As [`run`] without options.
-pub(crate) fn make_all() -> Result<PathBuf> {
+/// Makes the archives of podtap's image and of the tests'.
+pub(crate) fn make_all() -> Result<[PathBuf; 2]> {
     make(podtap::NAME)
 }
 
-fn make(tag: &str) -> Result<PathBuf> {
-    let image = podtap::make(tag)?;
-    let traffic = traffic()?;
-    if cluster::is_up() {
-        cluster::load(&image)?;
-        cluster::load(&traffic)?;
-        eprintln!("     {tag} and {TRAFFIC} are on both nodes of the cluster");
-    }
-    Ok(image)
+fn make(tag: &str) -> Result<[PathBuf; 2]> {
+    Ok([podtap::make(tag)?, traffic()?])
 }
 
 /// The image for pods' sandboxes.

@@ -14,8 +14,10 @@ pub(super) const PREFIX: &str = "cluster_";
 
 /// Runs them on our own cluster, brought up before and taken away after unless it was up.
 pub(super) fn run_on_own(name: Option<&str>) -> Result<Total> {
+    let images = image::make_all()?;
     let was_up = cluster::up()?;
-    let tested = image::make_all().and_then(|_| run(&cluster::there()?, cluster::own_kubectl(), name));
+    let loaded = images.iter().try_for_each(|archive| cluster::load(archive));
+    let tested = loaded.and_then(|()| run(&cluster::there()?, cluster::own_kubectl(), name));
     if was_up {
         return tested;
     }
