@@ -112,6 +112,11 @@ impl RunState {
     }
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+const fn none(count: &u64) -> bool {
+    *count == 0
+}
+
 /// How a run stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -153,9 +158,12 @@ pub struct PodCaptureStatus {
     /// How the host interface is tapped: Tcx or Socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attach_mode: Option<String>,
-    /// The files, oldest first.
+    /// The newest files, oldest first: as many as a record has room for, some hundred.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<FileStatus>,
+    /// Older files that are kept beside these and not listed.
+    #[serde(default, skip_serializing_if = "none")]
+    pub files_not_listed: u64,
     /// Packets in files.
     #[serde(default)]
     pub packets: u64,

@@ -31,6 +31,7 @@ pub(super) fn record(session: &Session) -> PodCapture {
         captured: of.captured,
         bytes: of.bytes,
     };
+    let (files, files_not_listed) = run.file_statuses();
     let mut status = PodCaptureStatus {
         state: run.state,
         reason: run.reason.clone(),
@@ -44,7 +45,8 @@ pub(super) fn record(session: &Session) -> PodCapture {
         beyond_limit: delivered.beyond_limit,
         interface: run.interface.clone(),
         attach_mode: run.attach_mode.clone(),
-        files: run.file_statuses(),
+        files,
+        files_not_listed,
         packets: delivered.packets,
         bytes: run.bytes(),
         start_time: run.started,

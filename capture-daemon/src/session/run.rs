@@ -15,6 +15,10 @@ use crate::{
     storage::{RunDir, StorageError},
 };
 
+/// Bytes of a record that the list of files may take: API servers and all who watch hold records in memory.
+const LISTED: usize = 8 << 10;
+/// Bytes of a listed file beside its name.
+const AROUND: usize = 40;
 /// Version of the file's shape.
 pub(super) const VERSION: u32 = 1;
 
@@ -248,10 +252,19 @@ impl Run {
         self.counts_until = allowance.per_hour.and_then(|_| now.checked_add(HOUR).ok());
     }
 
-    /// The files as the record shows them.
+    /// The newest files, oldest first, as the record shows them; and how many older ones there are.
     #[must_use]
-    pub fn file_statuses(&self) -> Vec<FileStatus> {
-        self.files.iter().map(|file| FileStatus { name: file.name.clone(), bytes: file.bytes }).collect()
+    pub fn file_statuses(&self) -> (Vec<FileStatus>, u64) {
+        let mut room = LISTED;
+        let listed = self.files.iter().rev().take_while(|file| {
+            let bytes = file.name.len() + AROUND;
+            let fits = bytes <= room;
+            room = room.saturating_sub(bytes);
+            fits
+        });
+        let first = self.files.len() - listed.count();
+        let status = |file: &File| FileStatus { name: file.name.clone(), bytes: file.bytes };
+        (self.files[first..].iter().map(status).collect(), first as u64)
     }
 
     /// Packets in all files of the run, the deleted ones included.
@@ -300,4 +313,33 @@ struct DirectionShape {
     rate_limited: u64,
     ring_full: u64,
     truncated: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_record_lists_the_newest_files_and_stays_small_however_many_there_are() {
+        let run = |files: usize, name: usize| -> Run {
+            let file = |number| json!({"name": format!("{number:0name$}"), "bytes": 1, "packets": 1, "closed": true});
+            let files: Vec<_> = (0..files).map(file).collect();
+            serde_json::from_value(json!({
+                "version": VERSION, "namespace": "a", "record": "r", "number": 0, "pod": "p", "podUID": "u",
+                "request": "Label", "requestUID": "u", "node": "n", "accepted": "2026-01-01T00:00:00Z",
+                "state": "Capturing", "files": files,
+            }))
+            .unwrap()
+        };
+        let (all, not_listed) = run(100, 40).file_statuses();
+        assert_eq!((all.len(), not_listed), (100, 0));
+        for name in [40, 240] {
+            let (newest, not_listed) = run(5000, name).file_statuses();
+            assert_eq!(newest.len() as u64 + not_listed, 5000);
+            assert!(newest.len() >= 25 && serde_json::to_vec(&newest).unwrap().len() <= 8 << 10);
+            assert_eq!(newest.last().unwrap().name, format!("{:0name$}", 4999));
+        }
+    }
 }
