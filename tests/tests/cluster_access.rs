@@ -398,9 +398,9 @@ fn an_agent_can_do_what_it_needs_and_no_more() {
         (&["get", "list", "watch"], "namespaces"),
         (&["get", "list", "watch"], "packetcaptures.podtap.dev"),
         (&["get", "list", "watch"], "capturepolicies.podtap.dev"),
-        (&["create", "update", "patch", "delete"], "podcaptures.podtap.dev"),
-        (&["update", "patch"], "podcaptures.podtap.dev/status"),
-        (&["create"], "events"),
+        (&["create", "patch", "delete"], "podcaptures.podtap.dev"),
+        (&["patch"], "podcaptures.podtap.dev/status"),
+        (&["create"], "events.events.k8s.io"),
     ] {
         for verb in verbs {
             assert!(may(verb, what), "an agent must {verb} {what}");
@@ -419,6 +419,7 @@ fn an_agent_can_do_what_it_needs_and_no_more() {
         (&["create", "update", "patch", "delete"], "packetcaptures.podtap.dev"),
         (&["update", "patch"], "packetcaptures.podtap.dev/status"),
         (&["create", "update", "patch", "delete"], "capturepolicies.podtap.dev"),
+        (&["update", "deletecollection"], "podcaptures.podtap.dev"),
         (&["get", "list"], "podcaptures.podtap.dev/files"),
         (&["create"], "serviceaccounts/token"),
         (&["create"], "subjectaccessreviews.authorization.k8s.io"),

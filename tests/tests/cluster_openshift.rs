@@ -69,10 +69,8 @@ fn the_overlay_for_openshift_is_made_of_what_openshift_knows() {
         );
     }
     // OpenShift chooses users itself, except for the agent.
-    for kind in ["Deployment"] {
-        let context = &one(kind)["spec"]["template"]["spec"]["securityContext"];
-        assert!(context["runAsUser"].is_null() && context["runAsNonRoot"] == true, "{context}");
-    }
+    let context = &one("Deployment")["spec"]["template"]["spec"]["securityContext"];
+    assert!(context["runAsUser"].is_null() && context["runAsNonRoot"] == true, "{context}");
 
     // What the template makes is a capture.
     let template = one("Template");
