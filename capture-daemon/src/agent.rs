@@ -109,8 +109,7 @@ pub fn run(config: &Config, requests: Requests<'_>) -> Result<(), AgentError> {
     let workers = Workers::start(WORKERS)?;
     // They are sockets: where those are not wanted, there are none.
     let sockets = config.attach_mode.forced() != Some(AttachMode::Tcx);
-    let provisional =
-        Provisional::new(workers.clone(), if sockets { config.provisional_bytes } else { 0 });
+    let provisional = Provisional::new(workers.clone(), if sockets { config.provisional_bytes } else { 0 });
     let links = Links::watch({
         let (tell, provisional) = (tell.clone(), provisional.clone());
         move |event| {

@@ -125,7 +125,10 @@ fn bad_values_are_named_with_line_and_what_to_write() {
         ("caps: {headersOnly: yes please}", "caps.headersOnly must be true or false, not \"yes please\""),
         ("defaults: {duration: 1h}", "defaults.duration: 1h is more than caps.duration allows (10m); raise"),
         ("defaults: {rotation: {fileBytes: 1Ki}}", "defaults.rotation.fileBytes: 1Ki is too little"),
-        ("httpAddress: localhost", "httpAddress: \"localhost\" is no address with a port, such as 127.0.0.1:9471."),
+        (
+            "httpAddress: localhost",
+            "httpAddress: \"localhost\" is no address with a port, such as 127.0.0.1:9471.",
+        ),
         ("quotaPerNamespace: 0", "quotaPerNamespace: 0 is too little; write at least 1."),
         ("dataDir: [1]", "dataDir must be a text"),
         ("caps: 5", "caps must be an object with fields, not 5"),

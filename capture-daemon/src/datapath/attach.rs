@@ -99,9 +99,8 @@ impl FilterSocket {
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         let mut length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
         // SAFETY: the kernel writes at most `length` bytes to the address.
-        let told = unsafe {
-            libc::getsockname(self.0.as_raw_fd(), (&raw mut address).cast(), &raw mut length)
-        };
+        let told =
+            unsafe { libc::getsockname(self.0.as_raw_fd(), (&raw mut address).cast(), &raw mut length) };
         // The kernel sets the index to -1 when the interface is unregistered.
         if told == 0 { u32::try_from(address.sll_ifindex).ok() } else { None }
     }

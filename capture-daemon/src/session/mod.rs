@@ -279,8 +279,7 @@ impl Session {
             // A run of an earlier agent has waited for nothing else, and a change may be what it waits for.
             *again = now;
         }
-        self.place_changed |=
-            self.wanted.as_ref().is_some_and(|before| before.pod.place != wanted.pod.place);
+        self.place_changed |= self.wanted.as_ref().is_some_and(|before| before.pod.place != wanted.pod.place);
         self.wanted = Some(wanted);
         self.unsaved = true;
     }

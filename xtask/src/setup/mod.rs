@@ -101,7 +101,12 @@ const NEEDS: &[Need] = &[
     program(Purpose::Cluster, "etcd", "etcd-server", "the cluster's memory"),
     program(Purpose::Cluster, "containerd", "containerd", "runs the cluster's pods"),
     program(Purpose::Cluster, "runc", "runc", "runs the cluster's pods"),
-    file(Purpose::Cluster, "/usr/lib/cni/bridge", "containernetworking-plugins", "connects the cluster's pods"),
+    file(
+        Purpose::Cluster,
+        "/usr/lib/cni/bridge",
+        "containernetworking-plugins",
+        "connects the cluster's pods",
+    ),
     program(Purpose::Cluster, "busybox", "busybox-static", "what the cluster's pods run"),
     program(Purpose::Cluster, "openssl", "openssl", "the cluster's certificates"),
     program(Purpose::Cluster, "ip", "iproute2", "the cluster's network"),
