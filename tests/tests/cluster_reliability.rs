@@ -1,5 +1,7 @@
 //! What a cluster does to agents: no API server, a killed agent, a new version, a flood of requests.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
 use std::time::{Duration, Instant};
 
 use podtap_tests::blocks;
@@ -155,7 +157,9 @@ fn a_flood_of_500_label_changes_ends_as_the_last_ones_say() {
     let pods: Vec<RunningPod> = namespace.run_all(&pods).unwrap();
     let agent =
         |field: &str| cluster.agent("node1").unwrap()["status"]["containerStatuses"][0][field].clone();
+    cluster.wait_agents().unwrap();
     let before = agent("containerID");
+    assert!(before.is_string(), "{before}");
     for _ in 0..500 / PODS / 2 {
         for label in [format!("{CAPTURE}=true"), format!("{CAPTURE}-")] {
             namespace.kubectl(&["label", "pods", "--all", &label]).unwrap();
