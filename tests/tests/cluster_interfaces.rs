@@ -196,3 +196,49 @@ fn a_pods_interface_goes_by_its_name_inside() {
     namespace.exec("peer", &["ping", "-c", "2", &pods[0].address.to_string()]).unwrap();
     run(&namespace, "web", Some("eth0"), &["Capturing"]).unwrap();
 }
+
+/// A pod that a node's kubelet runs by itself, until this is dropped.
+struct StaticPod<'a>(&'a Cluster);
+
+impl<'a> StaticPod<'a> {
+    const FILE: &'static str = "/var/lib/kubelet/manifests/podtap-test.json";
+
+    fn make(cluster: &'a Cluster, manifest: &Value) -> Result<Self> {
+        let write = format!("printf '%s' '{manifest}' >{}", Self::FILE);
+        cluster.on("node1", &["sh", "-c", &write])?;
+        Ok(Self(cluster))
+    }
+}
+
+impl Drop for StaticPod<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.on("node1", &["rm", "-f", Self::FILE]) {
+            eprintln!("{} of node1 may be left: {error:#}", Self::FILE);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a cluster: cargo xtask test --cluster"]
+fn a_static_pods_interface_goes_by_its_hash() {
+    let cluster = cluster().unwrap();
+    if !cluster.is_own() {
+        return;
+    }
+    let namespace = namespace(&cluster, "static").unwrap();
+    let pods = namespace.run(&PodManifest::new("peer").on("node1")).unwrap();
+    namespace
+        .apply(&json!({"apiVersion": "podtap.dev/v1alpha1", "kind": "PacketCapture", "metadata": {"name": "icmp"},
+            "spec": {"podNames": ["fixed-node1"], "filter": "icmp"}}))
+        .unwrap();
+    let mut manifest = PodManifest::new("fixed").manifest();
+    manifest["metadata"]["namespace"] = json!(namespace.name());
+    let _fixed = StaticPod::make(&cluster, &manifest).unwrap();
+    let fixed = namespace.wait_running("fixed-node1").unwrap();
+    run(&namespace, "fixed-node1", Some("icmp"), &ATTACHED).unwrap();
+    namespace.exec("peer", &["ping", "-c", "2", &fixed.address.to_string()]).unwrap();
+    let record = run(&namespace, "fixed-node1", Some("icmp"), &["Capturing"]).unwrap();
+    // The API server's pod has another UID than the one that the CNI was told.
+    assert_eq!(record["spec"]["podUID"], fixed.uid.as_str());
+    assert_ne!(fixed.address, pods.address);
+}
