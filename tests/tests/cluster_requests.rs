@@ -436,6 +436,22 @@ fn captures_at_once_and_per_hour_are_counted_and_a_restart_forgets_none() {
 
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
+fn a_record_goes_when_retention_ends_and_is_not_made_again() {
+    let cluster = cluster();
+    let team = Team::new(&cluster, "retention");
+    let pods = team.namespace.run_all(&[team.pod("web"), team.pod("peer")]).unwrap();
+    team.capture("c", json!({"podNames": ["web"], "limits": {"packets": 2}, "retention": "4s"}));
+    team.run("web", Some("c"), &ATTACHED);
+    team.ping("web", pods[1].address);
+    team.run("web", Some("c"), &["Completed"]);
+    wait("the record to go", SOON, || Ok(team.records()?.is_empty().then_some(()))).unwrap();
+    team.patch("packetcapture", "c", json!({"spec": {"limits": {"packets": 3}}}));
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(team.records().unwrap().is_empty(), "what is finished stays so");
+}
+
+#[test]
+#[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn what_cannot_be_captured_is_refused_with_what_to_do() {
     let cluster = cluster();
     let team = Team::new(&cluster, "refused");
