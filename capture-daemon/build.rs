@@ -33,9 +33,12 @@ fn main() {
     }
 }
 
-/// The target directory that `OUT_DIR` (`<target>/<profile>/build/<package>/out`) is in.
+/// The target directory that `OUT_DIR` (`<target>/<profile>/build/<package>/out`) is in: where the programs are, else
+/// where cargo has left its mark, which it does in directories that it made itself.
 fn target_dir(out: &Path) -> Option<PathBuf> {
-    out.ancestors().find(|directory| directory.join("CACHEDIR.TAG").exists()).map(Path::to_path_buf)
+    let built = out.ancestors().find(|directory| directory.join(BUILT).exists());
+    let marked = || out.ancestors().find(|directory| directory.join("CACHEDIR.TAG").exists());
+    built.or_else(marked).map(Path::to_path_buf)
 }
 
 fn existing_parent(path: &Path) -> Option<&Path> {
