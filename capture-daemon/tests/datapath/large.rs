@@ -86,14 +86,17 @@ fn reassemble(packets: &[Packet], ip: usize) -> Vec<u8> {
             first = Some(sequence.wrapping_add(1));
         }
         let payload = &tcp[usize::from(tcp[12] >> 4) * 4..];
-        segments.insert(sequence.wrapping_sub(first.unwrap()), payload);
+        // What is sent again may be shorter than it was the first time, or begin within it.
+        let known = segments.entry(sequence.wrapping_sub(first.unwrap())).or_insert(payload);
+        if payload.len() > known.len() {
+            *known = payload;
+        }
     }
     let mut stream: Vec<u8> = Vec::new();
     for (offset, payload) in segments {
         if !payload.is_empty() && offset < u32::MAX / 2 {
-            stream.truncate(offset as usize);
-            assert_eq!(stream.len(), offset as usize, "a segment is missing");
-            stream.extend(payload);
+            let there = stream.len().checked_sub(offset as usize).expect("a segment is missing");
+            stream.extend(payload.get(there..).unwrap_or_default());
         }
     }
     stream
