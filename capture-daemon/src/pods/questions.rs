@@ -81,20 +81,11 @@ impl Links {
     /// # Errors
     /// When there is no such link there.
     pub fn name_inside(&self, peer: Peer) -> Result<String, LinksError> {
-        let mut request = self.handle.link().get().match_index(peer.index);
-        request.message_mut().attributes.push(LinkAttribute::IfNetnsId(peer.netns));
         let what = format!("interface {} of namespace {}", peer.index, peer.netns);
-        let found = self.wait(what.clone(), async move {
-            request.execute().try_next().await.map_err(|error| error.to_string())
-        })?;
-        found
-            .and_then(|message| {
-                message.attributes.into_iter().find_map(|attribute| match attribute {
-                    LinkAttribute::IfName(name) => Some(name),
-                    _ => None,
-                })
-            })
-            .ok_or(LinksError::Query { what, reason: "no such link".into() })
+        self.ask_inside(peer, what, |attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name),
+            _ => None,
+        })
     }
 
     /// The addresses of all links inside the namespace that the host calls `netns`.
@@ -114,22 +105,29 @@ impl Links {
     /// # Errors
     /// When there is no such link.
     pub fn counters_inside(&self, peer: Peer) -> Result<LinkCounters, LinksError> {
+        let what = format!("the counters of interface {} of namespace {}", peer.index, peer.netns);
+        self.ask_inside(peer, what, |attribute| match attribute {
+            LinkAttribute::Stats64(counted) => {
+                Some(LinkCounters { received: counted.rx_packets, sent: counted.tx_packets })
+            }
+            _ => None,
+        })
+    }
+
+    /// What `pick` finds of a link inside another namespace.
+    fn ask_inside<T>(
+        &self,
+        peer: Peer,
+        what: String,
+        pick: impl FnMut(LinkAttribute) -> Option<T>,
+    ) -> Result<T, LinksError> {
         let mut request = self.handle.link().get().match_index(peer.index);
         request.message_mut().attributes.push(LinkAttribute::IfNetnsId(peer.netns));
-        let what = format!("the counters of interface {} of namespace {}", peer.index, peer.netns);
-        let found = self.wait(what.clone(), async move {
+        self.wait(what.clone(), async move {
             request.execute().try_next().await.map_err(|error| error.to_string())
-        })?;
-        found
-            .and_then(|message| {
-                message.attributes.into_iter().find_map(|attribute| match attribute {
-                    LinkAttribute::Stats64(counted) => {
-                        Some(LinkCounters { received: counted.rx_packets, sent: counted.tx_packets })
-                    }
-                    _ => None,
-                })
-            })
-            .ok_or(LinksError::Query { what, reason: "no such link".into() })
+        })?
+        .and_then(|message| message.attributes.into_iter().find_map(pick))
+        .ok_or(LinksError::Query { what, reason: "no such link".into() })
     }
 
     fn wait<T>(
