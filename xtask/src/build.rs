@@ -34,10 +34,9 @@ pub(crate) fn agent() -> Result<PathBuf> {
 /// Compiles what podtap's image holds, and the sender of the tests; gives the former.
 pub(crate) fn image_programs() -> Result<Vec<PathBuf>> {
     kernel_programs()?;
-    let mut names = vec!["capture-daemon"];
-    names.extend(has_gateway().then_some(GATEWAY));
-    programs(&[&names[..], &["podtap-traffic"]].concat())?;
-    names.into_iter().map(release).collect()
+    const IMAGE: [&str; 2] = ["capture-daemon", "capture-gateway"];
+    programs(&[&IMAGE[..], &["podtap-traffic"]].concat())?;
+    IMAGE.into_iter().map(release).collect()
 }
 
 /// Compiles the agent and what measures it.
@@ -47,25 +46,14 @@ pub(crate) fn benchmark() -> Result<PathBuf> {
     release("podtap-bench")
 }
 
+/// No packages are named: others than those of a plain `cargo build` would have their dependencies built otherwise.
 fn programs(names: &[&str]) -> Result<()> {
     let mut build = Command::new(cargo());
-    // Always the same packages, whichever programs are wanted: others would have their dependencies built otherwise.
-    build.args(["build", "--release", "--package", "capture-daemon", "--package", "podtap-tests"]);
-    if has_gateway() {
-        build.args(["--package", GATEWAY]);
-    }
+    build.args(["build", "--release"]);
     for name in names {
         build.args(["--bin", name]);
     }
     run(build.current_dir(root()))
-}
-
-const GATEWAY: &str = "capture-gateway";
-
-/// Whether the workspace has one.
-fn has_gateway() -> bool {
-    let manifest = std::fs::read_to_string(root().join("Cargo.toml"));
-    manifest.is_ok_and(|text| text.contains(&format!("\"{GATEWAY}\",")))
 }
 
 fn release(name: &str) -> Result<PathBuf> {

@@ -57,7 +57,7 @@ fn made() -> Result<BTreeMap<PathBuf, String>> {
         fs::remove_dir_all(&scratch).with_context(|| scratch.display().to_string())?;
     }
     run(Command::new(cargo())
-        .args(["run", "--quiet", "--package", "capture-api", "--example", "manifests", "--"])
+        .args(["run", "--quiet", "--example", "manifests", "--"])
         .arg(&scratch)
         .current_dir(root()))?;
     let mut files = BTreeMap::new();

@@ -4,20 +4,18 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::{Harness, cargo_test};
-use crate::test::total::Total;
+use super::harness::Run;
+use super::programs::Programs;
+use super::total::Total;
 use crate::workspace::find_program;
 use crate::{cluster, image};
 
-/// Test programs that need a cluster begin with this.
-pub(super) const PREFIX: &str = "cluster_";
-
 /// Runs them on our own cluster, brought up before and taken away after unless it was up.
-pub(super) fn run_on_own(name: Option<&str>) -> Result<Total> {
+pub(super) fn run_on_own(programs: &Programs, name: Option<&str>) -> Result<Total> {
     let images = image::make_all()?;
     let was_up = cluster::up()?;
     let loaded = images.iter().try_for_each(|archive| cluster::load(archive));
-    let tested = loaded.and_then(|()| run(&cluster::there()?, cluster::own_kubectl(), name));
+    let tested = loaded.and_then(|()| run(&cluster::there()?, cluster::own_kubectl(), programs, name));
     if was_up {
         return tested;
     }
@@ -32,25 +30,32 @@ pub(super) fn run_on_own(name: Option<&str>) -> Result<Total> {
 }
 
 /// Runs them on the cluster that this file leads to; it has podtap's image, or can fetch it.
-pub(super) fn run_on(kubeconfig: &Path, name: Option<&str>) -> Result<Total> {
+pub(super) fn run_on(kubeconfig: &Path, programs: &Programs, name: Option<&str>) -> Result<Total> {
     let kubeconfig = std::path::absolute(kubeconfig)?;
     if !kubeconfig.is_file() {
         bail!("there is no {}", kubeconfig.display());
     }
-    run(&kubeconfig, find_program("kubectl").or_else(cluster::own_kubectl), name)
+    run(&kubeconfig, find_program("kubectl").or_else(cluster::own_kubectl), programs, name)
 }
 
-fn run(kubeconfig: &Path, kubectl: Option<PathBuf>, name: Option<&str>) -> Result<Total> {
+fn run(
+    kubeconfig: &Path,
+    kubectl: Option<PathBuf>,
+    programs: &Programs,
+    name: Option<&str>,
+) -> Result<Total> {
     let kubectl = kubectl.context("please install kubectl")?;
     let xtask = std::env::current_exe()?;
     let variables: [(&str, &Path); 3] =
         [("PODTAP_KUBECONFIG", kubeconfig), ("PODTAP_KUBECTL", &kubectl), ("PODTAP_XTASK", &xtask)];
-    let programs = format!("{PREFIX}*");
-    cargo_test(&Harness {
-        packages: &["--package", "podtap-tests", "--test", &programs],
-        name,
-        // One at a time: some stop parts of the cluster.
-        arguments: &[super::IGNORED, "--test-threads=1"],
-        variables: &variables,
-    })
+    let mut total = Total::default();
+    for program in programs.tests.iter().filter(|program| program.needs_cluster()) {
+        let tests = program.list(true, name)?;
+        if !tests.is_empty() {
+            // One at a time: some stop parts of the cluster.
+            let run = Run { program, tests, privileged: true, at_once: Some(1), variables: &variables };
+            total.add(run.shown()?);
+        }
+    }
+    Ok(total)
 }

@@ -1,19 +1,24 @@
 //! Runs the tests and adds up what they say.
 
 mod cluster;
+mod harness;
 mod kernels;
+mod parts;
+mod programs;
 mod total;
 
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
+use std::thread;
+use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 
 use crate::build;
 use crate::setup::{self, Purpose, is_root};
-use crate::workspace::{cargo, root};
+use harness::{Run, side_by_side};
+use parts::Parts;
+use programs::{Program, Programs, Wanted};
 use total::Total;
 
 /// Which tests; all of them when none is named.
@@ -39,8 +44,14 @@ pub(crate) struct Selection {
     name: Option<String>,
 }
 
-/// Needing root, or a cluster, are the only reasons for which this workspace ignores a test.
-const IGNORED: &str = "--ignored";
+/// The program whose tests run the agent as a whole.
+const AGENT: &str = "podtap-tests-agent";
+
+/// Its module of tests that have the machine for themselves.
+const ALONE: &str = "alone::";
+
+/// How many of its other tests run at once. They mostly wait.
+const AT_ONCE: usize = 3;
 
 /// Runs the tests selected. The last line on standard output is `N passed, N failed`.
 pub(crate) fn run(selection: &Selection) -> Result<()> {
@@ -69,36 +80,34 @@ pub(crate) fn run(selection: &Selection) -> Result<()> {
     if selection.kubeconfig.is_some() {
         purposes.push(Purpose::Pods);
     }
-    setup::prepare(&purposes)?;
-    if kernel || kernels {
-        build::agent()?;
-    }
+    let mut parts = Parts::default();
+    parts.prepare("finding and installing what is needed", || setup::prepare(&purposes))?;
+    let wanted = if unit || kernel || kernels { Wanted::All } else { Wanted::Cluster };
+    let programs = parts.prepare("building", || build(wanted, kernel || kernels, cluster))?;
     let name = selection.name.as_deref();
-    let mut total = Total::default();
-    if unit {
-        let packages = &["--workspace", "--exclude", "capture-ebpf"];
-        total.add(cargo_test(&Harness { packages, name, ..Harness::default() })?);
-    }
-    if kernel {
-        let packages =
-            &["--package", "capture-filter", "--package", "capture-daemon", "--lib", "--bins", "--tests"];
-        total.add(cargo_test(&Harness { packages, name, arguments: &[IGNORED], ..Harness::default() })?);
-        let programs = agent_tests()?;
-        let mut packages = vec!["--package", "podtap-tests", "--lib", "--bins"];
-        packages.extend(programs.iter().flat_map(|program| ["--test", program]));
-        // Floods and timing: one at a time.
-        let arguments = &[IGNORED, "--test-threads=1"];
-        total.add(cargo_test(&Harness { packages: &packages, name, arguments, ..Harness::default() })?);
-    }
-    if kernels {
-        total.add(kernels::run(name)?);
-    }
+    let alone = !unit && !kernel;
+    thread::scope(|scope| {
+        let start = Instant::now();
+        let machines = kernels.then(|| scope.spawn(|| kernels::run(&programs, name, alone)));
+        if unit {
+            parts.test("without privilege", || run_unprivileged(&programs, name))?;
+        }
+        if kernel {
+            parts.test("on this kernel", || run_on_this_kernel(&programs, name))?;
+        }
+        if let Some(machines) = machines {
+            let total = machines.join().unwrap_or_else(|_| bail!("a thread panicked"))?;
+            parts.tested("on other kernels, beside these", total, start);
+        }
+        anyhow::Ok(())
+    })?;
     if cluster {
-        total.add(cluster::run_on_own(name)?);
+        parts.test("on a cluster, with its making", || cluster::run_on_own(&programs, name))?;
     }
     if let Some(kubeconfig) = &selection.kubeconfig {
-        total.add(cluster::run_on(kubeconfig, name)?);
+        parts.test("on that cluster", || cluster::run_on(kubeconfig, &programs, name))?;
     }
+    let total = parts.report();
     println!("\n{} passed, {} failed", total.passed, total.failed);
     if total.failed > 0 {
         bail!("tests failed");
@@ -109,53 +118,56 @@ pub(crate) fn run(selection: &Selection) -> Result<()> {
     Ok(())
 }
 
-/// Test programs of the agent as a whole: all that need no cluster.
-fn agent_tests() -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(root().join("tests/tests"))? {
-        let path = entry?.path();
-        let name = path.file_stem().and_then(|name| name.to_str()).context("a test without name")?;
-        if path.extension().is_some_and(|extension| extension == "rs") && !name.starts_with(cluster::PREFIX) {
-            names.push(name.to_owned());
+/// Builds the tests, and what they run.
+fn build(wanted: Wanted, agent: bool, image: bool) -> Result<Programs> {
+    if !agent && !image {
+        return Programs::build(wanted);
+    }
+    // Both of the builds below embed them.
+    build::kernel_programs()?;
+    thread::scope(|scope| {
+        // Beside each other: neither keeps two cores busy from its beginning to its end.
+        let released = scope.spawn(|| match image {
+            true => build::image_programs().map(drop),
+            false => build::agent().map(drop),
+        });
+        let programs = Programs::build(wanted);
+        released.join().unwrap_or_else(|_| bail!("a thread panicked"))?;
+        programs
+    })
+}
+
+/// The tests that need nothing.
+fn run_unprivileged(programs: &Programs, name: Option<&str>) -> Result<Total> {
+    let mut runs = Vec::new();
+    for program in &programs.tests {
+        let tests = program.list(false, name)?;
+        if !tests.is_empty() {
+            runs.push(Run { program, tests, privileged: false, at_once: None, variables: &[] });
         }
     }
-    names.sort();
-    Ok(names)
+    side_by_side(&runs, 2)
 }
 
-/// What `cargo test` is to run.
-#[derive(Default)]
-struct Harness<'a> {
-    /// Arguments of cargo that choose the programs.
-    packages: &'a [&'a str],
-    /// What a test's name has to contain.
-    name: Option<&'a str>,
-    /// Arguments of the programs.
-    arguments: &'a [&'a str],
-    /// Their environment.
-    variables: &'a [(&'a str, &'a Path)],
-}
-
-fn cargo_test(harness: &Harness<'_>) -> Result<Total> {
-    let mut command = Command::new(cargo());
-    command.args(["test", "--no-fail-fast"]).args(harness.packages).args(harness.name);
-    command.arg("--").args(harness.arguments).envs(harness.variables.iter().copied());
-    let mut child =
-        command.current_dir(root()).stdout(Stdio::piped()).spawn().context("cannot start cargo test")?;
+/// The tests that need root.
+fn run_on_this_kernel(programs: &Programs, name: Option<&str>) -> Result<Total> {
     let mut total = Total::default();
-    if let Some(stdout) = child.stdout.take() {
-        let mut out = std::io::stdout().lock();
-        for line in BufReader::new(stdout).split(b'\n') {
-            let line = line.context("reading the output of cargo test")?;
-            out.write_all(&line).and_then(|()| out.write_all(b"\n"))?;
-            total.read_line(&String::from_utf8_lossy(&line));
+    let mut run = |program: &Program, tests: Vec<String>, at_once| -> Result<()> {
+        if !tests.is_empty() {
+            total.add(Run { program, tests, privileged: true, at_once, variables: &[] }.shown()?);
         }
-    }
-    let status = child.wait()?;
-    // A crash or a compiler error leaves no count of its own.
-    if !status.success() && total.failed == 0 {
-        eprintln!("error: cargo test: {status}");
-        total.failed += 1;
+        Ok(())
+    };
+    for program in programs.tests.iter().filter(|program| !program.needs_cluster()) {
+        let tests = program.list(true, name)?;
+        if program.name() == AGENT {
+            let (alone, together) = tests.into_iter().partition(|test| test.starts_with(ALONE));
+            run(program, alone, Some(1))?;
+            run(program, together, Some(AT_ONCE))?;
+        } else {
+            // What the agent's tests are made of keeps to times, too.
+            run(program, tests, (program.package == "podtap-tests").then_some(1))?;
+        }
     }
     Ok(total)
 }

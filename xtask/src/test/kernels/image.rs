@@ -6,8 +6,8 @@ use std::process::Command;
 use anyhow::{Context, Result};
 
 use super::archive::Archive;
+use super::choice::Choice;
 use super::package::Kernel;
-use super::programs::Programs;
 use crate::command::output;
 use crate::workspace::{find_program, own, target};
 
@@ -52,8 +52,8 @@ pub(super) struct UserSpace {
 }
 
 impl UserSpace {
-    /// With these tests.
-    pub(super) fn with(tests: &Programs) -> Result<Self> {
+    /// With these tests, and programs that they call at their very paths.
+    pub(super) fn with(choice: &Choice<'_>, called: &[PathBuf]) -> Result<Self> {
         let mut programs = vec![("/bin/busybox".to_owned(), find_program("busybox").context("no busybox")?)];
         for tool in TOOLS {
             let path = find_program(tool).with_context(|| format!("no {tool}"))?;
@@ -62,17 +62,18 @@ impl UserSpace {
         for program in PODTAP {
             programs.push((format!("/podtap/{program}"), stripped(&target().join("release").join(program))?));
         }
-        for path in &tests.called {
+        for path in called {
             programs.push((path.display().to_string(), stripped(path)?));
         }
         let mut init = INIT.to_owned();
-        for test in &tests.tests {
-            let path = format!("/podtap/{}", test.name);
-            programs.push((path.clone(), stripped(&test.path)?));
+        for part in &choice.parts {
+            let name = part.program.name();
+            let path = format!("/podtap/{name}");
+            programs.push((path.clone(), stripped(&part.program.path)?));
             // One at a time: less at once on a slow machine, and the console shows where one hangs.
-            let names = test.tests.join(" ");
+            let names = part.tests.join(" ");
             init += &format!("{path} --ignored --test-threads=1 --exact {names} </dev/null 2>&1\n");
-            init += &format!("echo \"{ENDED} {} $?\"\n", test.name);
+            init += &format!("echo \"{ENDED} {name} $?\"\n");
         }
         init += &format!("echo '{DONE}'\npoweroff -f\n");
         Ok(Self { programs, init })

@@ -1,0 +1,90 @@
+//! Files at a high rate: rotation, copies while they grow.
+
+use std::time::Duration;
+
+use podtap_tests::agent::{ATTACHED, Agent};
+use podtap_tests::blocks;
+use podtap_tests::manifest::{labelled, packet_capture, pod};
+use podtap_tests::pods::Pods;
+use podtap_tests::tools::agree;
+use podtap_tests::traffic::{Flood, sink};
+use serde_json::json;
+
+#[test]
+#[ignore = "needs root: cargo xtask test --kernel"]
+fn rotation_by_size_keeps_the_newest_files_and_loses_nothing_between_them() {
+    const PACKETS: u64 = 20_000;
+    let pods = Pods::with(&["a", "b"]).unwrap();
+    let (a, b) = (pods.pod("a"), pods.pod("b"));
+    let _sink = sink(b, 9000).unwrap();
+    let mut agent = Agent::start("rotate").unwrap();
+    agent.apply("a.yaml", &pod(a)).unwrap();
+    let rotation = [("all", json!({"fileBytes": "1Mi"})), ("some", json!({"fileBytes": "1Mi", "files": 3}))];
+    for (name, rotation) in rotation {
+        let spec = json!({"podNames": ["a"], "filter": "udp port 9000", "rotation": rotation});
+        agent.apply(&format!("{name}.yaml"), &packet_capture(name, spec)).unwrap();
+        agent.wait_capture(name, &ATTACHED).unwrap();
+    }
+    Flood { frame: 1000, rate: Some(20_000), ..Flood::new(a, b, 9000, PACKETS) }.run().unwrap();
+    for name in ["all", "some"] {
+        agent.remove(&format!("{name}.yaml")).unwrap();
+        let record = agent.wait_capture(name, &["Stopped"]).unwrap();
+        assert_eq!((record.packets(), record.dropped()), (PACKETS, 0), "{name}");
+        let numbers = record.numbers(9000).unwrap();
+        let files = record.files();
+        let first = if name == "all" {
+            assert!((19..=22).contains(&files.len()), "{} files of 1 MiB", files.len());
+            0
+        } else {
+            assert_eq!(files.len(), 3);
+            PACKETS - numbers.len() as u64
+        };
+        assert_eq!(numbers, (first..PACKETS).collect::<Vec<_>>(), "{name}");
+        let on_disk = std::fs::read_dir(record.directory()).unwrap().filter(|entry| {
+            entry.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "pcapng")
+        });
+        assert_eq!(on_disk.count(), files.len());
+        for file in &files {
+            assert!(file.metadata().unwrap().len() <= 1 << 20, "{}", file.display());
+            assert!(!blocks::read(file).unwrap().statistics.is_empty(), "each ends with its statistics");
+        }
+        agree(&files[1]).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test --kernel"]
+fn a_copy_at_any_moment_is_whole_and_at_most_a_second_old() {
+    const RATE: u64 = 20_000;
+    let pods = Pods::with(&["a", "b"]).unwrap();
+    let (a, b) = (pods.pod("a"), pods.pod("b"));
+    let _sink = sink(b, 9000).unwrap();
+    let mut agent = Agent::start("copy").unwrap();
+    agent.apply("a.yaml", &labelled(a, &[("filter", "udp port 9000")])).unwrap();
+    agent.wait_pod("a", &ATTACHED).unwrap();
+    let copy = agent.home().join("copy.pcapng");
+    // A quiet one, then a fast one.
+    for (round, (rate, frame)) in [(100, 64), (RATE, 1400)].into_iter().enumerate() {
+        let port = 9000;
+        let sending = Flood { rate: Some(rate), frame, ..Flood::new(a, b, port, rate * 3) }.start().unwrap();
+        let mut largest = 0;
+        for moment in 0..25 {
+            std::thread::sleep(Duration::from_millis(70 + moment * 3));
+            let Some(file) = agent.records().unwrap()[0].files().pop() else { continue };
+            std::fs::copy(&file, &copy).unwrap();
+            let packets = blocks::read(&copy).unwrap().packets.len();
+            assert!(packets >= largest, "a copy has fewer packets than one before");
+            largest = packets;
+            if moment % 8 == 0 {
+                agree(&copy).unwrap();
+            }
+        }
+        sending.wait().unwrap();
+        std::thread::sleep(Duration::from_secs(1));
+        let record = agent.wait_pod("a", &["Capturing"]).unwrap();
+        let numbers = record.numbers(port).unwrap();
+        let expected = if round == 0 { 300 } else { 300 + RATE * 3 };
+        assert_eq!(numbers.len() as u64 + record.dropped(), expected, "a second later all are there");
+    }
+    std::fs::remove_file(copy).unwrap();
+}
