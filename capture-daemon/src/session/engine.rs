@@ -298,13 +298,13 @@ impl Engine {
 
     fn wanted(&mut self, mut wanted: Wanted) {
         let now = Instant::now();
-        let known = self.of_wanted(&wanted).map(|session| session.id);
-        if self.of_wanted(&wanted).is_some_and(|session| session.would_begin(&wanted))
+        let known = self.of_wanted(&wanted).map(|session| (session.id, session.would_begin(&wanted)));
+        if let Some((_, true)) = known
             && let Err(refusal) = self.room_for(&wanted)
         {
             wanted.settings = Err(refusal);
         }
-        if let Some(session) = known.and_then(|id| self.sessions.get_mut(&id)) {
+        if let Some(session) = known.and_then(|(id, _)| self.sessions.get_mut(&id)) {
             return session.request(wanted, now);
         }
         let number = self

@@ -145,7 +145,7 @@ impl Node {
         mode: AttachMode,
         running: bool,
     ) {
-        let answer = self.answer(session, ticket);
+        let (loader, answer) = (Arc::clone(&self.loader), self.answer(session, ticket));
         let since = Instant::now();
         self.load_tap(&run.namespace, settings, ring, mode, running, move |tap| {
             if tap.is_ok() {
@@ -153,6 +153,8 @@ impl Node {
                 debug!(session, took_us = since.elapsed().as_micros() as u64, "tap loaded");
             }
             answer.send(Answer::Loaded { ring, tap });
+            // For the next session. What is loaded ahead is in no hurry, and its rings are of other sizes.
+            loader.prepare(ring);
         });
     }
 
@@ -183,7 +185,6 @@ impl Node {
                     Ok(tap)
                 });
             done(tap);
-            loader.prepare(ring);
         };
         if settings.filter.is_empty() {
             return workers.run(move || load(Ok(None)));
