@@ -72,6 +72,19 @@ impl Bench {
         Ok(self.pods.pod("flooder").clone())
     }
 
+    /// Measures where nobody floods: the agent and the work around it use all cores, as on any node.
+    pub(crate) fn on_all_cores<T>(&mut self, measure: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
+        self.bind(None)?;
+        let measured = measure(self);
+        self.bind(Some(cpu::CAPTURE))?;
+        measured
+    }
+
+    fn bind(&mut self, core: Option<usize>) -> Result<()> {
+        cpu::bind(core)?;
+        cpu::bind_process(self.tools.agent.process().id(), core)
+    }
+
     /// The order of a round: another tool begins each time.
     pub(crate) fn turn(&self, round: usize, tools: &[Tool]) -> Vec<Tool> {
         let mut order = tools.to_vec();

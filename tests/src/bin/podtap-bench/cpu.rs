@@ -41,6 +41,19 @@ pub(crate) fn threads(process: u32) -> Result<Vec<(String, Duration)>> {
 
 /// Binds this thread, and the processes that it starts from now on, to one core, or to all of them.
 pub(crate) fn bind(core: Option<usize>) -> Result<()> {
+    bind_thread(0, core)
+}
+
+/// The same for all threads of a process that are there now.
+pub(crate) fn bind_process(process: u32, core: Option<usize>) -> Result<()> {
+    for task in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        let name = task?.file_name();
+        bind_thread(name.to_str().context("a thread's number")?.parse()?, core)?;
+    }
+    Ok(())
+}
+
+fn bind_thread(thread: libc::pid_t, core: Option<usize>) -> Result<()> {
     // SAFETY: an all-zero set is an empty one; `CPU_SET` checks the number; the set is of the size given.
     let status = unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
@@ -48,7 +61,7 @@ pub(crate) fn bind(core: Option<usize>) -> Result<()> {
             Some(core) => libc::CPU_SET(core, &mut set),
             None => (0..libc::CPU_SETSIZE as usize).for_each(|core| libc::CPU_SET(core, &mut set)),
         }
-        libc::sched_setaffinity(0, size_of_val(&set), &raw const set)
+        libc::sched_setaffinity(thread, size_of_val(&set), &raw const set)
     };
     ensure!(status == 0, "cannot bind to core {core:?}: {}", std::io::Error::last_os_error());
     Ok(())

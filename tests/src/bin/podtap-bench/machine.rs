@@ -24,7 +24,8 @@ pub(crate) fn describe(scratch: &Path) -> Value {
     json!({
         "kernel": read("/proc/sys/kernel/osrelease").trim(),
         "processor": field(&cpuinfo, "model name"),
-        "cores": std::thread::available_parallelism().map_or(0, usize::from),
+        // Not those that this thread is bound to.
+        "cores": cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
         "memory": field(&read("/proc/meminfo"), "MemTotal"),
         "disk": disk(scratch),
         "governor": read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").trim(),

@@ -37,15 +37,12 @@ pub(crate) fn run(bench: &mut Bench) -> Result<Row> {
     let mut pods = Pods::new()?;
     let names: Vec<String> = (0..PODS).map(|number| format!("p{number}")).collect();
     pods.add(&names.iter().map(String::as_str).collect::<Vec<_>>())?;
-    // The agent and the work around it may use all cores here: nobody floods.
-    cpu::bind(None)?;
     let mut measures = Vec::new();
     let mut remarks = Vec::new();
     let by_default = one_mode(bench, &pods, "auto", &mut measures, &mut remarks)?;
     // The other way, for comparison: it is only taken where an administrator asks for it.
     let other = if by_default == "Socket" { "tcx" } else { "socket" };
     one_mode(bench, &pods, other, &mut measures, &mut remarks)?;
-    cpu::bind(Some(cpu::CAPTURE))?;
     remarks.push(format!(
         "tcx floor: {FLOOR_PODS} pods' two links each made in a bare loop, times {}. Sockets: 1 s in all. Memory: the agent's own (PSS) and its BPF objects.",
         PODS / FLOOR_PODS
