@@ -1,68 +1,29 @@
 //! Real pods' interfaces, made by a real CNI: found, and captured from their first packet on.
 
 use std::net::IpAddr;
-use std::path::Path;
-use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use podtap_tests::blocks::{self, Packet};
+use podtap_tests::cluster::podtap::{AGENT, ATTACHED, CAPTURE};
 use podtap_tests::cluster::{Cluster, Namespace, PodManifest, RunningPod, wait};
 use podtap_tests::scratch::Scratch;
 use serde_json::{Value, json};
 
-const SOON: Duration = Duration::from_secs(30);
-const ATTACHED: [&str; 2] = ["WaitingForTraffic", "Capturing"];
 const OVER: [&str; 4] = ["Completed", "Stopped", "Refused", "Failed"];
-const CAPTURE: &str = "podtap.dev/capture";
 /// How many new pods in a row must lose nothing.
 const TRIES: usize = 10;
-
-/// The cluster, with podtap on it.
-fn cluster() -> Result<Cluster> {
-    let cluster = Cluster::get()?;
-    let overlay = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/overlays/default");
-    cluster.kubectl(&["apply".as_ref(), "-k".as_ref(), overlay.as_os_str()])?;
-    let rollout = ["-n", "podtap-system", "rollout", "status", "daemonset/podtap-agent", "--timeout=110s"];
-    cluster.kubectl_within(Duration::from_secs(120), &rollout)?;
-    Ok(cluster)
-}
 
 /// A namespace that may capture by the default policy.
 fn namespace<'a>(cluster: &'a Cluster, name: &str) -> Result<Namespace<'a>> {
     Namespace::make(cluster, name, &[("podtap.dev/allow", "true")])
 }
 
-/// Waits until the run of that pod, asked for by its label or by a capture, is in one of these states.
-fn run(namespace: &Namespace<'_>, pod: &str, capture: Option<&str>, states: &[&str]) -> Result<Value> {
-    let records = || -> Result<Vec<Value>> {
-        Ok(namespace.get_json(&["podcaptures"])?["items"].as_array().context("no list")?.clone())
-    };
-    let wanted = |record: &Value| {
-        record["spec"]["pod"] == pod
-            && record["spec"]["capture"].as_str() == capture
-            && record["status"]["state"].as_str().is_some_and(|state| states.contains(&state))
-    };
-    let found =
-        wait(&format!("the run of {pod} to be {states:?}"), SOON, || Ok(records()?.into_iter().find(wanted)));
-    found.with_context(|| format!("{:#?}", records()))
-}
-
 /// The packets of a record's files, fetched out of the agent of its node.
 fn packets(cluster: &Cluster, record: &Value) -> Result<Vec<Packet>> {
-    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let node = format!("spec.nodeName={}", text(&record["spec"]["node"]));
-    let label = ["-l", "app.kubernetes.io/name=podtap-agent", "--field-selector", &node];
-    let agents = cluster.get_json(&[&["pods", "-n", "podtap-system"][..], &label].concat())?;
-    let agent = text(&agents["items"][0]["metadata"]["name"]);
     let scratch = Scratch::new("fetched")?;
-    let (namespace, name) = (text(&record["metadata"]["namespace"]), text(&record["metadata"]["name"]));
     let mut packets = Vec::new();
-    for file in record["status"]["files"].as_array().context("no files")? {
-        let file = text(&file["name"]);
-        let to = scratch.path().join(&file);
-        let from = format!("/var/lib/podtap/{namespace}/{name}/{file}");
-        cluster.copy_out("podtap-system", &agent, &from, &to)?;
-        packets.extend(blocks::read(&to)?.packets);
+    for file in cluster.fetch(record, &scratch)? {
+        packets.extend(blocks::read(&file)?.packets);
     }
     Ok(packets)
 }
@@ -83,7 +44,7 @@ fn caller(name: &str, server: &RunningPod) -> PodManifest {
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn a_pod_that_is_made_with_the_label_is_captured_from_its_first_packet_on() {
-    let cluster = cluster().unwrap();
+    let cluster = Cluster::with_podtap().unwrap();
     let namespace = namespace(&cluster, "first").unwrap();
     // Answers each call and counts nothing. On the other node: what comes in has passed two hosts.
     let listen = "while true; do echo hello | nc -l -p 8080; done";
@@ -91,13 +52,13 @@ fn a_pod_that_is_made_with_the_label_is_captured_from_its_first_packet_on() {
     for number in 0..TRIES {
         let name = format!("new-{number}");
         let pod = namespace.run(&caller(&name, &server)).unwrap();
-        wait("the call to be captured", SOON, || {
-            let record = run(&namespace, &name, None, &ATTACHED)?;
+        wait("the call to be captured", AGENT, || {
+            let record = namespace.wait_run(&name, None, &ATTACHED)?;
             Ok((record["status"]["packets"].as_u64() >= Some(4)).then_some(()))
         })
         .unwrap();
         namespace.kubectl(&["label", "pod", &name, &format!("{CAPTURE}-")]).unwrap();
-        let record = run(&namespace, &name, None, &OVER).unwrap();
+        let record = namespace.wait_run(&name, None, &OVER).unwrap();
         assert_eq!(record["status"]["attachMode"], "Socket", "{record:#}");
         let packets = packets(&cluster, &record).unwrap();
         let (own, other) = (ipv4(&pod), ipv4(&server));
@@ -132,20 +93,20 @@ fn a_pod_that_is_made_with_the_label_is_captured_from_its_first_packet_on() {
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn pods_that_are_made_at_once_get_their_own_first_packets_and_no_others() {
-    let cluster = cluster().unwrap();
+    let cluster = Cluster::with_podtap().unwrap();
     let namespace = namespace(&cluster, "at-once").unwrap();
     let listen = "while true; do echo hello | nc -l -p 8080; done";
     let server = namespace.run(&PodManifest::new("server").on("node2").shell(listen)).unwrap();
     let names = ["new-a", "new-b", "new-c"];
     let pods = namespace.run_all(&names.map(|name| caller(name, &server))).unwrap();
     for (name, pod) in names.iter().zip(&pods) {
-        wait("the call to be captured", SOON, || {
-            let record = run(&namespace, name, None, &ATTACHED)?;
+        wait("the call to be captured", AGENT, || {
+            let record = namespace.wait_run(name, None, &ATTACHED)?;
             Ok((record["status"]["packets"].as_u64() >= Some(4)).then_some(()))
         })
         .unwrap();
         namespace.kubectl(&["label", "pod", name, &format!("{CAPTURE}-")]).unwrap();
-        let record = run(&namespace, name, None, &OVER).unwrap();
+        let record = namespace.wait_run(name, None, &OVER).unwrap();
         let packets = packets(&cluster, &record).unwrap();
         let syn = |packet: &&Packet| {
             packet.data[12..14] == [8, 0]
@@ -161,7 +122,7 @@ fn pods_that_are_made_at_once_get_their_own_first_packets_and_no_others() {
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn annotations_that_name_an_interface_are_refused() {
-    let cluster = cluster().unwrap();
+    let cluster = Cluster::with_podtap().unwrap();
     let namespace = namespace(&cluster, "names").unwrap();
     let victim = namespace.run(&PodManifest::new("victim").on("node1")).unwrap();
     for (number, (key, value)) in
@@ -170,7 +131,7 @@ fn annotations_that_name_an_interface_are_refused() {
         let name = format!("attacker-{number}");
         let pod = PodManifest::new(&name).on("node1").label(CAPTURE, "true");
         namespace.apply(&pod.annotation(&format!("podtap.dev/{key}"), value).manifest()).unwrap();
-        let record = run(&namespace, &name, None, &["Refused"]).unwrap();
+        let record = namespace.wait_run(&name, None, &["Refused"]).unwrap();
         assert_eq!(record["status"]["packets"].as_u64().unwrap_or(0), 0, "{record:#}");
     }
     drop(victim);
@@ -179,7 +140,7 @@ fn annotations_that_name_an_interface_are_refused() {
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn a_pods_interface_goes_by_its_name_inside() {
-    let cluster = cluster().unwrap();
+    let cluster = Cluster::with_podtap().unwrap();
     let namespace = namespace(&cluster, "inside").unwrap();
     let pods = ["web", "peer"].map(|name| PodManifest::new(name).on("node1"));
     let pods = namespace.run_all(&pods).unwrap();
@@ -189,12 +150,12 @@ fn a_pods_interface_goes_by_its_name_inside() {
                 "spec": {"podNames": ["web"], "interface": interface, "filter": "icmp"}}))
             .unwrap();
     }
-    run(&namespace, "web", Some("eth0"), &ATTACHED).unwrap();
-    let missing = run(&namespace, "web", Some("net1"), &["Pending"]).unwrap();
+    namespace.wait_run("web", Some("eth0"), &ATTACHED).unwrap();
+    let missing = namespace.wait_run("web", Some("net1"), &["Pending"]).unwrap();
     let message = missing["status"]["message"].as_str().unwrap_or_default();
     assert!(message.contains("net1") && message.contains("eth0"), "{missing:#}");
     namespace.exec("peer", &["ping", "-c", "2", &pods[0].address.to_string()]).unwrap();
-    run(&namespace, "web", Some("eth0"), &["Capturing"]).unwrap();
+    namespace.wait_run("web", Some("eth0"), &["Capturing"]).unwrap();
 }
 
 /// A pod that a node's kubelet runs by itself, until this is dropped.
@@ -221,7 +182,7 @@ impl Drop for StaticPod<'_> {
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn a_static_pods_interface_goes_by_its_hash() {
-    let cluster = cluster().unwrap();
+    let cluster = Cluster::with_podtap().unwrap();
     if !cluster.is_own() {
         return;
     }
@@ -235,9 +196,9 @@ fn a_static_pods_interface_goes_by_its_hash() {
     manifest["metadata"]["namespace"] = json!(namespace.name());
     let _fixed = StaticPod::make(&cluster, &manifest).unwrap();
     let fixed = namespace.wait_running("fixed-node1").unwrap();
-    run(&namespace, "fixed-node1", Some("icmp"), &ATTACHED).unwrap();
+    namespace.wait_run("fixed-node1", Some("icmp"), &ATTACHED).unwrap();
     namespace.exec("peer", &["ping", "-c", "2", &fixed.address.to_string()]).unwrap();
-    let record = run(&namespace, "fixed-node1", Some("icmp"), &["Capturing"]).unwrap();
+    let record = namespace.wait_run("fixed-node1", Some("icmp"), &["Capturing"]).unwrap();
     // The API server's pod has another UID than the one that the CNI was told.
     assert_eq!(record["spec"]["podUID"], fixed.uid.as_str());
     assert_ne!(fixed.address, pods.address);

@@ -1,8 +1,5 @@
 //! What the README tells a newcomer to do on a cluster, word for word, and what they must see.
 
-use std::path::Path;
-use std::time::Duration;
-
 use anyhow::Context as _;
 use podtap_tests::cluster::{Cluster, Namespace, PodManifest, SOON, wait};
 use podtap_tests::scratch::Scratch;
@@ -11,12 +8,8 @@ use podtap_tests::tools::{agree, tshark};
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn a_labelled_pods_conversation_is_in_a_file_that_kubectl_cp_fetches() {
-    let cluster = Cluster::get().unwrap();
+    let cluster = Cluster::with_podtap().unwrap();
     let nodes = cluster.nodes().unwrap();
-    let overlay = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/overlays/default");
-    cluster.kubectl(&["apply", "-k", overlay.to_str().unwrap()]).unwrap();
-    let rollout = ["-n", "podtap-system", "rollout", "status", "daemonset/podtap-agent", "--timeout=110s"];
-    cluster.kubectl_within(Duration::from_secs(120), &rollout).unwrap();
 
     let team = Namespace::make(&cluster, "team", &[]).unwrap();
     let serve = "mkdir /www && echo 'hello from web' >/www/index.html && exec httpd -f -h /www -p 80";
@@ -53,10 +46,8 @@ fn a_labelled_pods_conversation_is_in_a_file_that_kubectl_cp_fetches() {
     assert!(row.contains("web") && row.contains(&nodes[0]), "{table}");
 
     let record = row.split_whitespace().next().unwrap();
-    let on_node = format!("spec.nodeName={}", nodes[0]);
-    let agents = ["pods", "-n", "podtap-system", "-l", "app.kubernetes.io/name=podtap-agent"];
-    let agents = cluster.get_json(&[&agents[..], &["--field-selector", &on_node]].concat()).unwrap();
-    let agent = agents["items"][0]["metadata"]["name"].as_str().unwrap();
+    let agent = cluster.agent(&nodes[0]).unwrap();
+    let agent = agent["metadata"]["name"].as_str().unwrap();
     let scratch = Scratch::new("readme").unwrap();
     let from = format!("podtap-system/{agent}:/var/lib/podtap/{}/{record}", team.name());
     let to = scratch.path().join(record);

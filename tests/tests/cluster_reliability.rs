@@ -18,14 +18,13 @@ const RATE: u64 = 50;
 struct Scene<'a> {
     cluster: &'a Cluster,
     namespace: Namespace<'a>,
-    policy: String,
 }
 
 impl<'a> Scene<'a> {
     fn new(cluster: &'a Cluster, name: &str) -> Self {
         let namespace = Namespace::make(cluster, name, &[]).unwrap();
-        let policy = namespace.allow(100).unwrap();
-        let scene = Self { cluster, namespace, policy };
+        namespace.allow(100).unwrap();
+        let scene = Self { cluster, namespace };
         let peer = scene.namespace.run(&PodManifest::new("peer").on("node1")).unwrap();
         let ping = format!("ping -i {} {} >/dev/null", 1.0 / RATE as f64, peer.address);
         scene.namespace.run(&PodManifest::new("web").on("node1").shell(&ping)).unwrap();
@@ -56,15 +55,6 @@ impl<'a> Scene<'a> {
             requests.map(|packet| u16::from_be_bytes([packet.data[40], packet.data[41]])).collect()
         });
         numbers.collect()
-    }
-}
-
-impl Drop for Scene<'_> {
-    fn drop(&mut self) {
-        let policy = ["delete", "capturepolicy", &self.policy, "--ignore-not-found", "--wait=false"];
-        if let Err(error) = self.cluster.kubectl(&policy) {
-            eprintln!("CapturePolicy {} may be left: {error:#}", self.policy);
-        }
     }
 }
 
@@ -152,7 +142,7 @@ fn a_flood_of_500_label_changes_ends_as_the_last_ones_say() {
     const PODS: usize = 10;
     let cluster = Cluster::with_podtap().unwrap();
     let namespace = Namespace::make(&cluster, "flood", &[]).unwrap();
-    let policy = namespace.allow(100).unwrap();
+    namespace.allow(100).unwrap();
     let pods: Vec<_> = (0..PODS).map(|number| PodManifest::new(&format!("p{number}")).on("node1")).collect();
     let pods: Vec<RunningPod> = namespace.run_all(&pods).unwrap();
     let agent =
@@ -180,5 +170,4 @@ fn a_flood_of_500_label_changes_ends_as_the_last_ones_say() {
     wait("only the last labels to count", limit, || Ok((attached()? == ["p0", "p1"]).then_some(()))).unwrap();
     assert_eq!(pods.len(), PODS);
     assert_eq!(agent("containerID"), before, "the agent was not restarted");
-    cluster.kubectl(&["delete", "capturepolicy", &policy, "--wait=false"]).unwrap();
 }

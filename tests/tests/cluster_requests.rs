@@ -2,40 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "what the tests share fails as they do")]
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use jiff::Timestamp;
+use podtap_tests::cluster::podtap::{AGENT, ATTACHED, CAPTURE};
 use podtap_tests::cluster::{Cluster, Namespace, PodManifest, wait};
 use serde_json::{Value, json};
-
-/// How long what an agent does may take on a busy machine.
-const SOON: Duration = Duration::from_secs(30);
-/// States of a run whose tap is attached.
-const ATTACHED: [&str; 2] = ["WaitingForTraffic", "Capturing"];
-const CAPTURE: &str = "podtap.dev/capture";
-
-/// The cluster, with podtap on it.
-fn cluster() -> Cluster {
-    let cluster = Cluster::get().unwrap();
-    let overlay = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/overlays/default");
-    cluster.kubectl(&["apply", "-k", overlay.to_str().unwrap()]).unwrap();
-    ready(&cluster);
-    cluster
-}
-
-/// Waits until all agents take requests.
-fn ready(cluster: &Cluster) {
-    let limit = Duration::from_secs(120);
-    let rollout = ["-n", "podtap-system", "rollout", "status", "daemonset/podtap-agent", "--timeout=110s"];
-    cluster.kubectl_within(limit, &rollout).unwrap();
-}
 
 /// A namespace that may capture, with a policy of its own.
 struct Team<'a> {
     namespace: Namespace<'a>,
-    policy: String,
 }
 
 impl<'a> Team<'a> {
@@ -48,28 +25,19 @@ impl<'a> Team<'a> {
 
     /// One that no policy selects.
     fn forbidden(cluster: &'a Cluster, name: &str) -> Self {
-        let namespace = Namespace::make(cluster, name, &[]).unwrap();
-        let policy = format!("test-{}", namespace.name());
-        Self { namespace, policy }
+        Self { namespace: Namespace::make(cluster, name, &[]).unwrap() }
     }
 
     /// Sets the namespace's policy: these fields besides wide caps.
     fn govern(&self, spec: Value) {
-        let mut all = json!({
-            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": self.namespace.name()}},
-            "caps": {"captures": 50, "duration": "1h"},
-        });
+        let mut all = json!({"caps": {"captures": 50, "duration": "1h"}});
         for (key, value) in spec.as_object().unwrap() {
             match value.as_object() {
                 Some(inside) => all[key].as_object_mut().unwrap().extend(inside.clone()),
                 None => all[key] = value.clone(),
             }
         }
-        let cluster = self.namespace.cluster;
-        cluster
-            .apply(&json!({"apiVersion": "podtap.dev/v1alpha1", "kind": "CapturePolicy",
-                "metadata": {"name": self.policy}, "spec": all}))
-            .unwrap();
+        self.namespace.govern(all).unwrap();
     }
 
     fn pod(&self, name: &str) -> PodManifest {
@@ -94,23 +62,17 @@ impl<'a> Team<'a> {
 
     /// The records of runs, oldest first.
     fn records(&self) -> Result<Vec<Value>> {
-        let list = self.namespace.get_json(&["podcaptures", "--sort-by=.metadata.creationTimestamp"])?;
-        Ok(list["items"].as_array().context("no list")?.clone())
+        self.namespace.records()
     }
 
     /// Waits until a record is as `wanted`.
     fn wait(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        let found = wait(what, SOON, || Ok(self.records()?.into_iter().find(&wanted)));
-        found.with_context(|| format!("{:#?}", self.records())).unwrap()
+        self.namespace.wait_record(what, AGENT, wanted).unwrap()
     }
 
     /// Waits until the run of that pod, asked for by its label or by a capture, is in one of these states.
     fn run(&self, pod: &str, capture: Option<&str>, states: &[&str]) -> Value {
-        self.wait(&format!("the run of {pod} by {capture:?} to be {states:?}"), |record| {
-            record["spec"]["pod"] == pod
-                && record["spec"]["capture"].as_str() == capture
-                && states.contains(&state(record))
-        })
+        self.namespace.wait_run(pod, capture, states).unwrap()
     }
 
     fn ping(&self, from: &str, to: std::net::IpAddr) {
@@ -126,19 +88,10 @@ impl<'a> Team<'a> {
     }
 
     fn wait_event(&self, kind: &str, name: &str, reason: &str) {
-        wait(&format!("event {reason} of {kind} {name}"), SOON, || {
+        wait(&format!("event {reason} of {kind} {name}"), AGENT, || {
             Ok(self.events(kind, name)?.contains(&reason.to_owned()).then_some(()))
         })
         .unwrap();
-    }
-}
-
-impl Drop for Team<'_> {
-    fn drop(&mut self) {
-        let policy = ["delete", "capturepolicy", &self.policy, "--ignore-not-found", "--wait=false"];
-        if let Err(error) = self.namespace.cluster.kubectl(&policy) {
-            eprintln!("CapturePolicy {} may be left: {error:#}", self.policy);
-        }
     }
 }
 
@@ -165,7 +118,7 @@ fn packets(record: &Value) -> u64 {
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn a_label_captures_its_pod_until_it_is_removed_and_a_new_one_starts_a_new_run() {
-    let cluster = cluster();
+    let cluster = Cluster::with_podtap().unwrap();
     let team = Team::new(&cluster, "label");
     let pods = team.namespace.run_all(&[team.pod("web"), team.pod("peer")]).unwrap();
     team.label("web", Some("true"));
@@ -194,7 +147,7 @@ fn a_label_captures_its_pod_until_it_is_removed_and_a_new_one_starts_a_new_run()
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn a_capture_means_pods_by_selector_and_by_name_and_those_that_come_later() {
-    let cluster = cluster();
+    let cluster = Cluster::with_podtap().unwrap();
     let team = Team::new(&cluster, "selector");
     let web = |name: &str| team.pod(name).label("app", "web");
     team.namespace.run_all(&[web("web-0"), team.pod("other")]).unwrap();
@@ -229,7 +182,7 @@ fn a_capture_means_pods_by_selector_and_by_name_and_those_that_come_later() {
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn a_pod_wanted_by_its_label_and_by_captures_has_a_run_for_each() {
-    let cluster = cluster();
+    let cluster = Cluster::with_podtap().unwrap();
     let team = Team::new(&cluster, "both");
     let pods = team.namespace.run_all(&[team.pod("web").label(CAPTURE, "true"), team.pod("peer")]).unwrap();
     team.capture("icmp", json!({"podNames": ["web"], "filter": "icmp"}));
@@ -252,7 +205,7 @@ fn a_pod_wanted_by_its_label_and_by_captures_has_a_run_for_each() {
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn a_capture_is_scheduled_changed_paused_and_stopped_for_good() {
-    let cluster = cluster();
+    let cluster = Cluster::with_podtap().unwrap();
     let team = Team::new(&cluster, "changes");
     let pods = team.namespace.run_all(&[team.pod("web"), team.pod("peer")]).unwrap();
     let start = Timestamp::from_second(Timestamp::now().as_second() + 8).unwrap().to_string();
@@ -291,7 +244,7 @@ fn a_capture_is_scheduled_changed_paused_and_stopped_for_good() {
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn agents_that_start_anew_continue_what_runs_and_leave_alone_what_is_over() {
-    let cluster = cluster();
+    let cluster = Cluster::with_podtap().unwrap();
     let team = Team::new(&cluster, "again");
     let pods = team.namespace.run_all(&[team.pod("web"), team.pod("done"), team.pod("peer")]).unwrap();
     team.label("web", Some("true"));
@@ -311,7 +264,7 @@ fn agents_that_start_anew_continue_what_runs_and_leave_alone_what_is_over() {
             &["-n", "podtap-system", "delete", "pod", "-l", "app.kubernetes.io/name=podtap-agent"],
         )
         .unwrap();
-    ready(&cluster);
+    cluster.wait_agents().unwrap();
     let files = |record: &Value| record["status"]["files"].as_array().map_or(0, Vec::len);
     team.wait("a file of the new agent", |record| name(record) == name(&before) && files(record) == 2);
     team.ping("web", pods[2].address);
@@ -333,7 +286,7 @@ fn agents_that_start_anew_continue_what_runs_and_leave_alone_what_is_over() {
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn without_a_policy_nothing_is_captured_and_the_refusal_names_the_way_out() {
-    let cluster = cluster();
+    let cluster = Cluster::with_podtap().unwrap();
     let team = Team::forbidden(&cluster, "policy");
     team.namespace.run(&team.pod("web").label(CAPTURE, "true")).unwrap();
     let refused = team.run("web", None, &["Refused"]);
@@ -346,7 +299,7 @@ fn without_a_policy_nothing_is_captured_and_the_refusal_names_the_way_out() {
     let begun = team.run("web", None, &ATTACHED);
     assert_eq!(name(&begun), name(&refused));
     // Not allowed any more, it ends.
-    cluster.kubectl(&["delete", "capturepolicy", &team.policy]).unwrap();
+    team.namespace.forbid().unwrap();
     let ended = team.run("web", None, &["Stopped"]);
     assert_eq!(reason(&ended), "NotAllowed");
 }
@@ -354,7 +307,7 @@ fn without_a_policy_nothing_is_captured_and_the_refusal_names_the_way_out() {
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn a_suspended_policy_stops_captures_within_two_seconds_and_keeps_files() {
-    let cluster = cluster();
+    let cluster = Cluster::with_podtap().unwrap();
     let team = Team::new(&cluster, "suspended");
     let pods = team.namespace.run_all(&[team.pod("web").label(CAPTURE, "true"), team.pod("peer")]).unwrap();
     team.run("web", None, &ATTACHED);
@@ -379,7 +332,7 @@ fn a_suspended_policy_stops_captures_within_two_seconds_and_keeps_files() {
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn caps_clip_what_is_asked_and_a_tightened_one_what_runs() {
-    let cluster = cluster();
+    let cluster = Cluster::with_podtap().unwrap();
     let team = Team::new(&cluster, "caps");
     let pods = team.namespace.run_all(&[team.pod("web"), team.pod("peer")]).unwrap();
     team.govern(json!({"caps": {"duration": "20m", "packets": 1000}}));
@@ -408,7 +361,7 @@ fn caps_clip_what_is_asked_and_a_tightened_one_what_runs() {
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn captures_at_once_and_per_hour_are_counted_and_a_restart_forgets_none() {
-    let cluster = cluster();
+    let cluster = Cluster::with_podtap().unwrap();
     let team = Team::new(&cluster, "counts");
     let pods = ["a", "b", "c"].map(|name| team.pod(name));
     team.namespace.run_all(&pods).unwrap();
@@ -430,7 +383,7 @@ fn captures_at_once_and_per_hour_are_counted_and_a_restart_forgets_none() {
             &["-n", "podtap-system", "delete", "pod", "-l", "app.kubernetes.io/name=podtap-agent"],
         )
         .unwrap();
-    ready(&cluster);
+    cluster.wait_agents().unwrap();
     team.label("c", Some("true"));
     assert_eq!(reason(&team.run("c", None, &["Refused"])), "TooManyCapturesPerHour");
 }
@@ -438,14 +391,14 @@ fn captures_at_once_and_per_hour_are_counted_and_a_restart_forgets_none() {
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn a_record_goes_when_retention_ends_and_is_not_made_again() {
-    let cluster = cluster();
+    let cluster = Cluster::with_podtap().unwrap();
     let team = Team::new(&cluster, "retention");
     let pods = team.namespace.run_all(&[team.pod("web"), team.pod("peer")]).unwrap();
     team.capture("c", json!({"podNames": ["web"], "limits": {"packets": 2}, "retention": "4s"}));
     team.run("web", Some("c"), &ATTACHED);
     team.ping("web", pods[1].address);
     team.run("web", Some("c"), &["Completed"]);
-    wait("the record to go", SOON, || Ok(team.records()?.is_empty().then_some(()))).unwrap();
+    wait("the record to go", AGENT, || Ok(team.records()?.is_empty().then_some(()))).unwrap();
     team.patch("packetcapture", "c", json!({"spec": {"limits": {"packets": 3}}}));
     std::thread::sleep(Duration::from_secs(3));
     assert!(team.records().unwrap().is_empty(), "what is finished stays so");
@@ -454,7 +407,7 @@ fn a_record_goes_when_retention_ends_and_is_not_made_again() {
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn what_cannot_be_captured_is_refused_with_what_to_do() {
-    let cluster = cluster();
+    let cluster = Cluster::with_podtap().unwrap();
     let team = Team::new(&cluster, "refused");
     let labelled = |name: &str| team.pod(name).label(CAPTURE, "true");
     team.namespace

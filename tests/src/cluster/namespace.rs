@@ -1,5 +1,6 @@
 //! A namespace for one test.
 
+use std::cell::OnceCell;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -15,6 +16,8 @@ pub struct Namespace<'a> {
     /// The cluster that it is in.
     pub cluster: &'a Cluster,
     name: String,
+    /// The CapturePolicy that was made for it, which goes with it.
+    pub(super) policy: OnceCell<String>,
 }
 
 impl<'a> Namespace<'a> {
@@ -33,7 +36,7 @@ impl<'a> Namespace<'a> {
         cluster.create(&json!({
             "apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels},
         }))?;
-        let namespace = Self { cluster, name: name.to_owned() };
+        let namespace = Self { cluster, name: name.to_owned(), policy: OnceCell::new() };
         // Pods are refused before.
         wait("the namespace's service account", SOON, || {
             namespace.kubectl(&["get", "serviceaccount", "default"]).map(Some)
@@ -132,9 +135,12 @@ impl<'a> Namespace<'a> {
 
 impl Drop for Namespace<'_> {
     fn drop(&mut self) {
-        let words = ["delete", "namespace", &self.name, "--wait=false", "--ignore-not-found"];
-        if let Err(error) = self.cluster.kubectl(&words) {
-            eprintln!("namespace {} may be left: {error:#}", self.name);
+        let policy = self.policy.get().map(|name| ("capturepolicy", name));
+        for (kind, name) in policy.into_iter().chain([("namespace", &self.name)]) {
+            let words = ["delete", kind, name, "--wait=false", "--ignore-not-found"];
+            if let Err(error) = self.cluster.kubectl(&words) {
+                eprintln!("{kind} {name} may be left: {error:#}");
+            }
         }
     }
 }

@@ -60,23 +60,39 @@ impl Cluster {
 }
 
 impl Namespace<'_> {
-    /// Has a CapturePolicy of its own select the namespace, with room for many captures. It goes with the policy's name:
-    /// whoever makes it deletes it.
-    pub fn allow(&self, captures: u32) -> Result<String> {
-        let name = format!("test-{}", self.name());
+    /// Has a CapturePolicy of its own, with this spec, select the namespace; it goes with the namespace.
+    pub fn govern(&self, mut spec: Value) -> Result<()> {
+        let name = self.policy.get_or_init(|| format!("test-{}", self.name()));
+        spec["namespaceSelector"] = json!({"matchLabels": {"kubernetes.io/metadata.name": self.name()}});
         self.cluster.apply(&json!({
-            "apiVersion": "podtap.dev/v1alpha1", "kind": "CapturePolicy", "metadata": {"name": name},
-            "spec": {
-                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": self.name()}},
-                "caps": {"captures": captures, "duration": "1h"},
-            },
-        }))?;
-        Ok(name)
+            "apiVersion": "podtap.dev/v1alpha1", "kind": "CapturePolicy", "metadata": {"name": name}, "spec": spec,
+        }))
     }
 
-    /// The records of runs.
+    /// Allows that many captures at once, each as long as a test may take.
+    pub fn allow(&self, captures: u32) -> Result<()> {
+        self.govern(json!({"caps": {"captures": captures, "duration": "1h"}}))
+    }
+
+    /// Deletes the policy that was made for it.
+    pub fn forbid(&self) -> Result<()> {
+        let name = self.policy.get().context("it has no policy of its own")?;
+        self.cluster.kubectl(&["delete", "capturepolicy", name]).map(drop)
+    }
+
+    /// The records of runs, oldest first.
     pub fn records(&self) -> Result<Vec<Value>> {
-        Ok(self.get_json(&["podcaptures"])?["items"].as_array().context("no list")?.clone())
+        let list = self.get_json(&["podcaptures", "--sort-by=.metadata.creationTimestamp"])?;
+        Ok(list["items"].as_array().context("no list")?.clone())
+    }
+
+    /// Waits until the run of that pod, asked for by its label or by a capture, is in one of these states.
+    pub fn wait_run(&self, pod: &str, capture: Option<&str>, states: &[&str]) -> Result<Value> {
+        self.wait_record(&format!("the run of {pod} by {capture:?} to be {states:?}"), AGENT, |record| {
+            record["spec"]["pod"] == pod
+                && record["spec"]["capture"].as_str() == capture
+                && record["status"]["state"].as_str().is_some_and(|state| states.contains(&state))
+        })
     }
 
     /// Waits until a record is as `wanted`.

@@ -27,34 +27,11 @@ const PODS: usize = 5;
 /// The node whose links are this host's.
 const NODE: &str = "node1";
 
-/// A namespace that may capture, and the policy that says so.
-struct Team<'a> {
-    namespace: Namespace<'a>,
-    policy: String,
-}
-
-impl<'a> Team<'a> {
-    fn new(cluster: &'a Cluster) -> Result<Self> {
-        let namespace = Namespace::make(cluster, "bench", &[])?;
-        let policy = namespace.allow(50)?;
-        Ok(Self { namespace, policy })
-    }
-
-    fn record(&self, pod: &str, states: &[&str]) -> Result<Value> {
-        self.namespace.wait_record(&format!("{pod} to be {states:?}"), AGENT, |record| {
-            let state = record["status"]["state"].as_str().unwrap_or_default();
-            record["spec"]["pod"] == pod && states.contains(&state)
-        })
-    }
-}
-
-impl Drop for Team<'_> {
-    fn drop(&mut self) {
-        let words = ["delete", "capturepolicy", &self.policy, "--ignore-not-found", "--wait=false"];
-        if let Err(error) = self.namespace.cluster.kubectl(&words) {
-            eprintln!("CapturePolicy {} may be left: {error:#}", self.policy);
-        }
-    }
+/// A namespace that may capture.
+fn team(cluster: &Cluster) -> Result<Namespace<'_>> {
+    let namespace = Namespace::make(cluster, "bench", &[])?;
+    namespace.allow(50)?;
+    Ok(namespace)
 }
 
 /// The project's cluster, there for as long as a row takes: it would disturb the others.
@@ -100,14 +77,14 @@ fn xtask(arguments: &[&str]) -> Result<()> {
 pub(crate) fn label(bench: &mut Bench) -> Result<Row> {
     let own = Own::up()?;
     let cluster = &own.cluster;
-    let team = Team::new(cluster)?;
-    team.namespace.run(&PodManifest::new("web").on(NODE))?;
+    let namespace = team(cluster)?;
+    namespace.run(&PodManifest::new("web").on(NODE))?;
     let mut proxy = Proxy::start(cluster)?;
-    let path = format!("/api/v1/namespaces/{}/pods/web", team.namespace.name());
+    let path = format!("/api/v1/namespaces/{}/pods/web", namespace.name());
     let patch = |on: bool| json!({"metadata": {"labels": {(CAPTURE): on.then_some("true")}}});
     // The first capture tells which interface is the pod's.
     proxy.patch(&path, &patch(true))?;
-    let record = team.record("web", &ATTACHED)?;
+    let record = namespace.wait_run("web", None, &ATTACHED)?;
     let interface = record["status"]["interface"].as_str().context("no interface")?;
     let interface = HashSet::from([index(interface)?]);
     let tapped = |wanted: bool| -> Result<Duration> {
@@ -144,25 +121,25 @@ pub(crate) fn label(bench: &mut Bench) -> Result<Row> {
 pub(crate) fn new_pod(bench: &mut Bench) -> Result<Row> {
     let own = Own::up()?;
     let cluster = &own.cluster;
-    let team = Team::new(cluster)?;
+    let namespace = team(cluster)?;
     let listen = "while true; do echo hello | nc -l -p 8080; done";
-    let server = team.namespace.run(&PodManifest::new("server").on("node2").shell(listen))?;
+    let server = namespace.run(&PodManifest::new("server").on("node2").shell(listen))?;
     let mut missed =
         Measure::new("pods whose first packets are missing", "of 1", Judged::Worst, Target::AtMost(0.0));
     for number in 0..bench.rounds() * PODS {
         let name = format!("new-{number}");
         let call = format!("nc {} 8080 </dev/null; sleep 3600", server.address);
         let manifest = PodManifest::new(&name).on(NODE).label(CAPTURE, "true").shell(&call);
-        let pod = team.namespace.run(&manifest)?;
-        team.namespace.wait_record("its call to be captured", AGENT, |record| {
+        let pod = namespace.run(&manifest)?;
+        namespace.wait_record("its call to be captured", AGENT, |record| {
             record["spec"]["pod"] == name.as_str() && record["status"]["packets"].as_u64() >= Some(4)
         })?;
-        team.namespace.kubectl(&["label", "pod", &name, &format!("{CAPTURE}-")])?;
-        let record = team.record(&name, &["Stopped"])?;
+        namespace.kubectl(&["label", "pod", &name, &format!("{CAPTURE}-")])?;
+        let record = namespace.wait_run(&name, None, &["Stopped"])?;
         let complete = from_the_first(cluster, &record, &pod, &server)?;
         bench.progress(&format!("{name}: {}", if complete { "complete" } else { "first packets MISSING" }));
         missed.push(Tool::Podtap, f64::from(u8::from(!complete)));
-        team.namespace.delete_pod(&name)?;
+        namespace.delete_pod(&name)?;
     }
     let remarks = vec!["Pods are made with the label, and their first deed is to open a connection. Their question for the gateway's address and their SYN must be in the file.".to_owned()];
     bench.row("new-pod", "New labelled pods, on a real API server", vec![missed], remarks)
