@@ -85,19 +85,20 @@ pub(crate) fn run(selection: &Selection) -> Result<()> {
     let wanted = if unit || kernel || kernels { Wanted::All } else { Wanted::Cluster };
     let programs = parts.prepare("building", || build(wanted, kernel || kernels, cluster))?;
     let name = selection.name.as_deref();
-    let alone = !unit && !kernel;
+    if unit {
+        parts.test("without privilege", || run_unprivileged(&programs, name))?;
+    }
     thread::scope(|scope| {
         let start = Instant::now();
-        let machines = kernels.then(|| scope.spawn(|| kernels::run(&programs, name, alone)));
-        if unit {
-            parts.test("without privilege", || run_unprivileged(&programs, name))?;
-        }
+        // Beside tests of which many wait.
+        let machines = kernels.then(|| scope.spawn(|| kernels::run(&programs, name, !kernel)));
         if kernel {
             parts.test("on this kernel", || run_on_this_kernel(&programs, name))?;
         }
         if let Some(machines) = machines {
             let total = machines.join().unwrap_or_else(|_| bail!("a thread panicked"))?;
-            parts.tested("on other kernels, beside these", total, start);
+            let what = if kernel { "on other kernels, beside that" } else { "on other kernels" };
+            parts.tested(what, total, start);
         }
         anyhow::Ok(())
     })?;
