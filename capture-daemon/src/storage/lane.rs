@@ -50,12 +50,35 @@ pub(super) struct Lane {
 #[repr(align(128))]
 #[derive(Default)]
 struct Counters {
-    /// Items handed over and not dealt with. May be one too low for a moment, hence signed.
-    waiting: AtomicIsize,
+    waiting: Waiting,
     /// Chunks that the stream has, with the consumer's.
     chunks: AtomicUsize,
     /// Packets that were taken but could not be written.
     lost: AtomicU64,
+}
+
+/// Items handed over and not dealt with, and with that whether the stream is in the queue or with a worker: it is
+/// exactly while this is above 0. Who takes it above 0 queues the stream, and who takes it from above 0 to 0 or less
+/// lets go of it; both happen in one step, so no stream is queued twice, and none is forgotten.
+///
+/// It is below 0 while a worker has dealt with items that the consumer has sent and not yet counted: then it is not
+/// the first item that queues the stream again, but the one that is more than those.
+#[derive(Debug, Default)]
+struct Waiting(AtomicIsize);
+
+impl Waiting {
+    /// So many were sent, and can be received. True if the stream is to be queued.
+    fn add(&self, items: usize) -> bool {
+        let items = items as isize;
+        let before = self.0.fetch_add(items, AcqRel);
+        before <= 0 && before + items > 0
+    }
+
+    /// So many were dealt with, by the worker that has the stream. True if it is to be queued again.
+    fn subtract(&self, items: usize) -> bool {
+        let items = items as isize;
+        self.0.fetch_sub(items, AcqRel) > items
+    }
 }
 
 impl Lane {
@@ -88,16 +111,90 @@ impl Lane {
         self.counters.lost.load(Relaxed)
     }
 
-    /// Queues the stream after `items` were handed over, unless it is queued already.
+    /// Queues the stream after `items` were handed over, unless it is queued already or a worker has it.
     pub(super) fn handed_over(self: &Arc<Self>, items: usize, ready: &Sender<Ready>) {
-        if items > 0 && self.counters.waiting.fetch_add(items as isize, AcqRel) == 0 {
+        if self.counters.waiting.add(items) {
             let _ = ready.send(Ready::Stream(Arc::clone(self)));
         }
     }
 
     /// Deals with what waits, and returns whether there is more.
     pub(super) fn serve(&self) -> bool {
-        let served = self.worker.lock().unwrap_or_else(PoisonError::into_inner).serve(self) as isize;
-        self.counters.waiting.fetch_sub(served, AcqRel) > served
+        let served = self.worker.lock().unwrap_or_else(PoisonError::into_inner).serve(self);
+        self.counters.waiting.subtract(served)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashSet, sync::atomic::Ordering::Relaxed};
+
+    use super::*;
+
+    /// Everything that a consumer and workers can see of a lane between two steps of theirs.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    struct Moment {
+        /// Items that the consumer has sent in all, and those of them that it has not counted.
+        sent: usize,
+        uncounted: usize,
+        /// Items in the channel.
+        in_channel: usize,
+        waiting: isize,
+        /// How often the stream is in the queue.
+        queued: usize,
+        /// What a worker that serves the stream has dealt with.
+        served: Option<usize>,
+    }
+
+    impl Moment {
+        const ITEMS: usize = 8;
+
+        /// Every step that somebody can take next.
+        fn next(self) -> Vec<Self> {
+            let mut next = Vec::new();
+            if self.sent < Self::ITEMS {
+                let (sent, uncounted) = (self.sent + 1, self.uncounted + 1);
+                next.push(Self { sent, uncounted, in_channel: self.in_channel + 1, ..self });
+            }
+            let waiting = Waiting(self.waiting.into());
+            let queue = waiting.add(self.uncounted);
+            let queued = self.queued + usize::from(queue);
+            next.push(Self { uncounted: 0, waiting: waiting.0.load(Relaxed), queued, ..self });
+            match self.served {
+                None if self.queued > 0 => {
+                    next.push(Self { queued: self.queued - 1, served: Some(0), ..self });
+                }
+                None => {}
+                Some(served) => {
+                    if self.in_channel > 0 {
+                        let in_channel = self.in_channel - 1;
+                        next.push(Self { in_channel, served: Some(served + 1), ..self });
+                    }
+                    let waiting = Waiting(self.waiting.into());
+                    let queued = self.queued + usize::from(waiting.subtract(served));
+                    let waiting = waiting.0.load(Relaxed);
+                    next.push(Self { waiting, queued, served: None, ..self });
+                }
+            }
+            next.retain(|next| *next != self);
+            next
+        }
+    }
+
+    #[test]
+    fn whoever_is_held_up_wherever_a_stream_is_queued_once_and_never_forgotten() {
+        let (mut seen, mut left) = (HashSet::new(), vec![Moment::default()]);
+        while let Some(moment) = left.pop() {
+            let holders = moment.queued + usize::from(moment.served.is_some());
+            assert!(holders <= 1, "with two workers, or twice in the queue: {moment:?}");
+            assert!(
+                holders == 1 || moment.uncounted > 0 || moment.in_channel == 0,
+                "forgotten with items waiting: {moment:?}"
+            );
+            if seen.insert(moment) {
+                left.extend(moment.next());
+            }
+        }
+        assert!(seen.len() > 500, "{}", seen.len());
     }
 }
