@@ -101,8 +101,8 @@ pub enum FilterError {
         /// What happened to the compiler.
         reason: String,
     },
-    /// The compiler could not be run; says nothing about the text.
-    #[error("the filter compiler could not be run: {reason}")]
+    /// The compiler could not be run, or not to its end; says nothing about the text.
+    #[error("the filter compiler failed, which is not the filter's fault: {reason}")]
     Unavailable {
         /// What failed.
         reason: String,

@@ -67,9 +67,9 @@ fn names_that_reach_the_child_are_looked_up_nowhere() {
 
 #[test]
 fn a_text_is_compiled_once() {
-    let compiler = scripted("cat >/dev/null; sleep 0.2; exit 1");
+    let compiler = scripted("cat >/dev/null; sleep 0.2; kill -SEGV $$");
     let first = compiler.compile("a", "tcp").expect_err("no answer");
-    assert!(matches!(&first, FilterError::Exhausted { reason } if reason.contains("no answer")), "{first}");
+    assert!(matches!(&first, FilterError::Exhausted { reason } if reason.contains("crashed")), "{first}");
     let started = Instant::now();
     assert_eq!(compiler.compile("b", "tcp").expect_err("the same"), first);
     assert!(started.elapsed() < Duration::from_millis(50), "{:?}", started.elapsed());
@@ -83,12 +83,35 @@ fn a_compiler_that_cannot_start_is_no_refusal() {
     assert!(!error.is_refusal(), "{error}");
 }
 
+/// What a child that fails the first time does the second time: `ret #1`.
+const ANSWER: &str = r"printf '\0\10\0\0\0\6\0\0\0\1\0\0\0'";
+
+#[test]
+fn a_child_that_is_ended_from_outside_is_no_refusal_and_the_next_one_is_asked() {
+    for (number, end) in ["kill -KILL $$", "kill -TERM $$", "exit 127"].into_iter().enumerate() {
+        let mark = std::env::temp_dir().join(format!("podtap-filter-{}-{number}", std::process::id()));
+        let mark = mark.display();
+        let compiler =
+            scripted(&format!("cat >/dev/null; if mkdir {mark}; then {end}; fi; rmdir {mark}; {ANSWER}"));
+        let error = compiler.compile("a", "tcp").expect_err(end);
+        assert!(!error.is_refusal(), "{end}: {error}");
+        compiler.compile("b", "tcp").expect(end);
+    }
+}
+
+#[test]
+fn a_child_that_is_killed_for_its_cpu_time_is_a_refusal() {
+    // The hard limit, which kills: a second later than the one that tells.
+    let error = scripted("ulimit -t 2; while :; do :; done").compile("a", "tcp").expect_err("no answer");
+    assert!(error.is_refusal() && error.to_string().contains("CPU time"), "{error}");
+}
+
 #[test]
 fn a_child_that_hangs_is_killed_and_leaves_no_zombie() {
     let compiler = scripted("exec sleep 30");
     let started = Instant::now();
     let error = compiler.compile("a", "tcp").expect_err("no answer");
-    assert!(error.to_string().contains("longer than 5 s"), "{error}");
+    assert!(error.to_string().contains("longer than 5 s") && !error.is_refusal(), "{error}");
     let took = started.elapsed();
     assert!(took > Duration::from_millis(4900) && took < Duration::from_millis(6000), "{took:?}");
     assert_eq!(children(), 0);

@@ -15,7 +15,7 @@ use crate::text::MAX_TEXT;
 use crate::{ClassicProgram, FilterError, compile, sandbox};
 
 /// Longest time that an answer may take, however little the child computes: on a node with no CPU time to spare, its
-/// one second of that may last long, and a refusal is for good.
+/// one second of that may last long. What takes longer is not refused, only not known yet.
 pub const WALL_CLOCK: Duration = Duration::from_secs(5);
 
 /// What a `main` runs when it is started as [`ChildCommand`] says: reads a text from standard input until its end,
@@ -77,10 +77,8 @@ impl ChildCommand {
         let deadline = Instant::now() + WALL_CLOCK;
         let answer = converse(&mut child, text, deadline);
         let ended = end(&mut child, deadline).map_err(|error| unavailable("waiting for it", error))?;
-        if let Some(answer) = answer::read(&answer.map_err(|error| unavailable("talking to it", error))?) {
-            return answer;
-        }
-        Err(FilterError::Exhausted { reason: why(ended) })
+        let answer = answer.map_err(|error| unavailable("talking to it", error))?;
+        answer::read(&answer).unwrap_or_else(|| Err(why(answer.len(), ended)))
     }
 }
 
@@ -107,21 +105,49 @@ fn converse(child: &mut Child, text: &str, deadline: Instant) -> io::Result<Vec<
     Ok(answer)
 }
 
-/// Waits for the child until the deadline, then kills it; `None` when it had to be killed. Leaves no zombie.
-fn end(child: &mut Child, deadline: Instant) -> io::Result<Option<ExitStatus>> {
+/// How a child ended.
+enum End {
+    /// It was killed at the deadline.
+    Late,
+    /// Otherwise, after so much CPU time.
+    Over(ExitStatus, Duration),
+}
+
+/// Waits for the child until the deadline, then kills it. Leaves no zombie.
+fn end(child: &mut Child, deadline: Instant) -> io::Result<End> {
     // Without a pidfd there is no waiting: the kill below takes its place.
     let pidfd = Pid::from_raw(child.id().cast_signed()).map(|pid| pidfd_open(pid, PidfdFlags::empty()));
-    if let Some(Ok(pidfd)) = pidfd
-        && wait(&pidfd, deadline).unwrap_or(false)
-    {
-        return child.wait().map(Some);
+    if let Some(Ok(pidfd)) = pidfd {
+        // When it fails, what follows finds out.
+        let _ = wait(&pidfd, deadline);
     }
-    let status = child.try_wait()?;
-    if status.is_none() {
-        child.kill()?;
-        child.wait()?;
+    if let Some((status, cpu)) = reap(child)? {
+        return Ok(End::Over(status, cpu));
     }
-    Ok(status)
+    child.kill()?;
+    child.wait()?;
+    Ok(End::Late)
+}
+
+/// The status of a child that has ended, and the CPU time that it had used: wait4(2). None while it runs. Afterwards
+/// there is no such child any more.
+fn reap(child: &Child) -> io::Result<Option<(ExitStatus, Duration)>> {
+    let mut status = 0;
+    // SAFETY: all of it is integers.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: both are written to by this call only.
+    match unsafe { libc::wait4(child.id().cast_signed(), &raw mut status, libc::WNOHANG, &raw mut usage) } {
+        ..0 => Err(io::Error::last_os_error()),
+        0 => Ok(None),
+        1.. => {
+            let cpu = [usage.ru_utime, usage.ru_stime].map(|time| {
+                let microseconds = u64::try_from(time.tv_usec).unwrap_or(0);
+                Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0))
+                    + Duration::from_micros(microseconds)
+            });
+            Ok(Some((ExitStatus::from_raw(status), cpu[0] + cpu[1])))
+        }
+    }
 }
 
 /// True when there is something to read (or to wait for) before the deadline.
@@ -137,15 +163,31 @@ fn wait(fd: &impl std::os::fd::AsFd, deadline: Instant) -> io::Result<bool> {
     }
 }
 
-/// Why there was no answer.
-fn why(ended: Option<ExitStatus>) -> String {
-    match ended.map(|status| status.signal()) {
-        None => format!("it took longer than {} s", WALL_CLOCK.as_secs()),
-        Some(Some(libc::SIGXCPU | libc::SIGKILL)) => {
-            format!("it took more than {} s of CPU time", sandbox::CPU_SECONDS)
-        }
-        Some(Some(libc::SIGABRT)) => format!("it needs more than {} MiB", sandbox::ADDRESS_SPACE >> 20),
-        Some(Some(signal)) => format!("the compiler crashed (signal {signal})"),
-        Some(None) => "the compiler gave no answer".to_owned(),
+/// Why there was no answer, of which `received` bytes came. Only what the text alone can have done is its fault: who
+/// kills a child for lack of memory or time, or does not let it begin, has not looked at the text.
+fn why(received: usize, ended: End) -> FilterError {
+    let exhausted = |reason: String| FilterError::Exhausted { reason };
+    let unavailable = |reason: String| FilterError::Unavailable { reason };
+    let too_slow = || exhausted(format!("it took more than {} s of CPU time", sandbox::CPU_SECONDS));
+    match ended {
+        _ if received > MAX_ANSWER => exhausted("the compiler gave no answer that it can give".into()),
+        End::Late => unavailable(format!("it took longer than {} s", WALL_CLOCK.as_secs())),
+        End::Over(status, cpu) => match status.signal() {
+            Some(libc::SIGXCPU) => too_slow(),
+            Some(libc::SIGKILL) if cpu.as_secs() >= sandbox::CPU_SECONDS => too_slow(),
+            Some(libc::SIGABRT) => {
+                exhausted(format!("it needs more than {} MiB", sandbox::ADDRESS_SPACE >> 20))
+            }
+            Some(
+                signal @ (libc::SIGSEGV
+                | libc::SIGBUS
+                | libc::SIGILL
+                | libc::SIGFPE
+                | libc::SIGSYS
+                | libc::SIGTRAP),
+            ) => exhausted(format!("the compiler crashed (signal {signal})")),
+            Some(signal) => unavailable(format!("it was ended by signal {signal}")),
+            None => unavailable(format!("it ended without an answer ({status})")),
+        },
     }
 }
