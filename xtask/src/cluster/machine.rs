@@ -172,7 +172,11 @@ impl Machine {
         let Some(pid) = self.pid_of(service) else { return Ok(false) };
         output(self.command("kill")?.args([&format!("-{signal}"), &pid.to_string()]))?;
         if signal == "KILL" {
-            wait(&format!("{} to end", service.name), || self.pid_of(service).is_none())?;
+            // Buried, too: until its last thread has ended, what it listened on is still in use.
+            let process = format!("/proc/{pid}");
+            wait(&format!("{} to end", service.name), || {
+                self.file(&process).is_none_or(|process| !process.exists())
+            })?;
         }
         Ok(true)
     }
