@@ -43,10 +43,10 @@ pub struct Pod {
 /// A pod's interface inside, as a CNI names it.
 pub const INTERFACE: &str = "eth0";
 
-/// Reports of multicast groups are repeated a millisecond later instead of anywhere within a second: they reach all
-/// pods, also those that count what they get.
-const QUIET: &str =
-    "ip link set lo up && echo 1 >/proc/sys/net/ipv6/conf/default/mldv2_unsolicited_report_interval";
+/// Reports of multicast groups are repeated a millisecond later instead of anywhere within a second, and nobody asks for
+/// a router, again and again for an hour: they reach all pods, also those that count what they get.
+const QUIET: &str = "ip link set lo up && cd /proc/sys/net/ipv6/conf/default && echo 1 >mldv2_unsolicited_report_interval && \
+    echo 0 >router_solicitations";
 
 /// `$1` is the tag, `$2` the group of the host's interfaces. Links first: a namespace gives its veth back only some time
 /// after it was deleted. All at once where that can be: a test may have hundreds of them.
