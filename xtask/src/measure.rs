@@ -31,7 +31,7 @@ pub(crate) fn fuzz(arguments: &Arguments) -> Result<()> {
     root_only()?;
     setup::prepare(&[Purpose::Build])?;
     let mut fuzzer = Command::new(cargo());
-    fuzzer.args(["run", "--quiet", "--release", "--package", "capture-filter", "--example", "fuzz", "--"]);
+    fuzzer.args(["run", "--quiet", "--release", "--example", "fuzz", "--"]);
     run(fuzzer.args(&arguments.arguments).current_dir(root()))
 }
 
