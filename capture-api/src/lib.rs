@@ -4,12 +4,14 @@
 #![forbid(unsafe_code)]
 
 mod amount;
+mod bounds;
 mod caps;
 mod capture_policy;
 mod definitions;
 mod duration;
 mod effective;
 pub mod keys;
+mod metadata;
 pub mod names;
 mod packet_capture;
 mod pod_capture;
@@ -22,11 +24,13 @@ pub mod strict;
 
 pub use amount::{Amount, QuantityError, human_bytes, parse_quantity};
 pub use caps::{Caps, CapsSpec, Defaults};
+pub use bounds::{MAX_SPEC, MAX_SPECS, SpecRoom};
 pub use capture_policy::{CapturePolicy, CapturePolicySpec};
 pub use definitions::definitions;
 pub use duration::{DurationError, GoDuration};
 pub use effective::{MIN_FILE_BYTES, from_annotations, from_spec};
 pub use packet_capture::{
+pub use metadata::few_metadata;
     DesiredState, Direction, LimitsSpec, OutputSpec, PacketCapture, PacketCaptureSpec, PacketCaptureStatus,
     RateLimitSpec, RotationSpec,
 };

@@ -37,6 +37,8 @@ use crate::{Settings, human_bytes, schema};
     printcolumn = r#"{"name":"MESSAGE","type":"string","jsonPath":".status.message","priority":1}"#
 )]
 #[serde(rename_all = "camelCase")]
+// A rule of a field is not asked when the field comes or goes.
+#[schemars(extend("x-kubernetes-validations" = schema::fixed_presence(&["namespaceUID", "capture", "requestUID"])))]
 pub struct PodCaptureSpec {
     /// The pod's full name.
     #[schemars(schema_with = "schema::fixed_name")]

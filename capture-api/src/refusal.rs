@@ -25,6 +25,8 @@ pub mod reasons {
     pub const UNKNOWN_FIELD: &str = "UnknownField";
     /// A field of the wrong kind, or a text that cannot be read.
     pub const INVALID_VALUE: &str = "InvalidValue";
+    /// The request, or all of its namespace, has more bytes than are read.
+    pub const TOO_LARGE: &str = "TooLarge";
     /// The filter is too long or holds characters that no filter has.
     pub const INVALID_FILTER: &str = "InvalidFilter";
     /// Start, end and duration contradict each other.

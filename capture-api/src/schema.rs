@@ -5,18 +5,30 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Longest text of a duration or an amount.
 const MAX_VALUE: u32 = 32;
+/// Longest text of a moment: RFC 3339 allows any number of digits behind the second.
+const MAX_MOMENT: u32 = 64;
 /// Most bytes of a filter, as the filter's compiler takes it.
 const MAX_FILTER: usize = 4096;
 /// Longest name of an object.
 const MAX_NAME: u32 = 253;
 /// Longest UID. Kubernetes' have 36 characters.
 const MAX_UID: u32 = 64;
-/// Most pods in a list of names, and most parts of a selector.
+/// Most pods in a list of names, and most destinations.
 const MAX_NAMES: u32 = 128;
+/// Most expressions of a selector.
+const MAX_EXPRESSIONS: u32 = 16;
+/// Most values of an expression.
+const MAX_VALUES: u32 = 32;
+/// Most labels of a selector.
+const MAX_LABELS: u32 = 32;
+/// Longest key of a label: a DNS name, a slash, and a word.
+const MAX_KEY: u32 = 253 + 1 + 63;
+/// Longest value of a label.
+const MAX_LABEL: u32 = 63;
 
 /// A whole number of at least 1, or a quantity of that size.
 pub(crate) fn amount(_: &mut SchemaGenerator) -> Schema {
@@ -36,6 +48,7 @@ fn number(least: u8, message: &str) -> Schema {
     );
     json_schema!({
         "x-kubernetes-int-or-string": true,
+        "maxLength": MAX_VALUE,
         "x-kubernetes-validations": [{
             "rule": format!("type(self) == int ? self >= {least} : ({text})"),
             "message": message,
@@ -76,7 +89,7 @@ fn span(and: &str, message: &str) -> Schema {
 
 /// A moment, RFC 3339.
 pub(crate) fn moment(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "string", "format": "date-time" })
+    json_schema!({ "type": "string", "format": "date-time", "maxLength": MAX_MOMENT })
 }
 
 /// A filter's text.
@@ -113,7 +126,8 @@ pub(crate) fn pod_names(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// A label selector whose expressions make sense.
+/// A label selector whose expressions make sense. With all bounds together, a capture's spec stays below
+/// [`crate::MAX_SPEC`].
 pub(crate) fn selector(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = LabelSelector::json_schema(generator);
     let expression = json!({
@@ -121,7 +135,7 @@ pub(crate) fn selector(generator: &mut SchemaGenerator) -> Schema {
         "description": "One requirement.",
         "required": ["key", "operator"],
         "properties": {
-            "key": { "type": "string", "description": "The label's key.", "minLength": 1, "maxLength": 317 },
+            "key": { "type": "string", "description": "The label's key.", "minLength": 1, "maxLength": MAX_KEY },
             "operator": {
                 "type": "string",
                 "description": "In and NotIn compare with values; Exists and DoesNotExist take none.",
@@ -130,8 +144,8 @@ pub(crate) fn selector(generator: &mut SchemaGenerator) -> Schema {
             "values": {
                 "type": "array",
                 "description": "What the label's value must be one of (In), or none of (NotIn).",
-                "maxItems": MAX_NAMES,
-                "items": { "type": "string", "maxLength": 63 },
+                "maxItems": MAX_VALUES,
+                "items": { "type": "string", "maxLength": MAX_LABEL },
                 "x-kubernetes-list-type": "atomic",
             },
         },
@@ -146,15 +160,19 @@ pub(crate) fn selector(generator: &mut SchemaGenerator) -> Schema {
             "matchExpressions": {
                 "type": "array",
                 "description": "Requirements that must all hold.",
-                "maxItems": MAX_NAMES,
+                "maxItems": MAX_EXPRESSIONS,
                 "items": expression,
                 "x-kubernetes-list-type": "atomic",
             },
             "matchLabels": {
                 "type": "object",
                 "description": "Labels that must all be there with these values.",
-                "maxProperties": MAX_NAMES,
-                "additionalProperties": { "type": "string", "maxLength": 63 },
+                "maxProperties": MAX_LABELS,
+                "additionalProperties": { "type": "string", "maxLength": MAX_LABEL },
+                "x-kubernetes-validations": [{
+                    "rule": format!("self.all(key, size(key) <= {MAX_KEY})"),
+                    "message": format!("a label's key has at most {MAX_KEY} characters"),
+                }],
             },
         }),
     );
@@ -172,6 +190,20 @@ pub(crate) fn fixed_uid(_: &mut SchemaGenerator) -> Schema {
     fixed(0, MAX_UID)
 }
 
+/// Rules of the object around them: fields that are there stay there, and those that are not do not come.
+pub(crate) fn fixed_presence(fields: &[&str]) -> Value {
+    let rule = |field: &&str| {
+        json!({
+            "rule": format!("has(self.{field}) == has(oldSelf.{field})"),
+            "message": format!("{field}: {FIXED}"),
+        })
+    };
+    fields.iter().map(rule).collect()
+}
+
+/// Why what was said of a run stays so.
+const FIXED: &str = "a record tells of one run for good: this never changes";
+
 fn fixed(least: u32, most: u32) -> Schema {
     json_schema!({
         "type": "string",
@@ -179,7 +211,7 @@ fn fixed(least: u32, most: u32) -> Schema {
         "maxLength": most,
         "x-kubernetes-validations": [{
             "rule": "self == oldSelf",
-            "message": "a record tells of one run for good: this never changes",
+            "message": FIXED,
         }],
     })
 }

@@ -1,7 +1,7 @@
 //! The custom resource definitions as Kubernetes will see them.
 
 use capture_api::{
-    CapturePolicy, PacketCapture, PodCapture, PodCaptureSpec, RequestKind, RunState, definitions,
+    CapturePolicy, MAX_SPEC, PacketCapture, PodCapture, PodCaptureSpec, RequestKind, RunState, definitions,
 };
 use kube::core::CustomResourceExt;
 use serde_json::{Value, json};
@@ -153,4 +153,66 @@ fn a_record_is_written_as_the_contract_names_it() {
     assert_eq!(written["status"]["state"], "WaitingForTraffic");
     assert_eq!((&written["status"]["dropped"], &written["status"]["size"]), (&json!(3), &json!("3Mi")));
     assert_eq!(serde_json::from_value::<PodCapture>(written).unwrap().status, record.status);
+}
+
+/// The largest value that a schema allows.
+fn largest(schema: &Value, path: &str) -> Value {
+    let bound = |key: &str| {
+        let most = schema[key].as_u64();
+        most.unwrap_or_else(|| panic!("{path} has no {key}: {schema}")) as usize
+    };
+    if let Some(words) = schema["enum"].as_array() {
+        return words.iter().max_by_key(|word| word.to_string().len()).unwrap().clone();
+    }
+    match schema["type"].as_str() {
+        Some("boolean") => json!(false),
+        Some("array") => json!(vec![largest(&schema["items"], &format!("{path}[]")); bound("maxItems")]),
+        Some("object") if schema["additionalProperties"].is_object() => {
+            // The length of keys is in a rule.
+            let rule = schema["x-kubernetes-validations"][0]["rule"].as_str().unwrap();
+            let length: usize = rule
+                .split(|c: char| !c.is_ascii_digit())
+                .find(|digits| !digits.is_empty())
+                .unwrap()
+                .parse()
+                .unwrap();
+            let value = largest(&schema["additionalProperties"], path);
+            let pairs =
+                (0..bound("maxProperties")).map(|number| (format!("{number:0length$}"), value.clone()));
+            Value::Object(pairs.collect())
+        }
+        Some("object") => {
+            let properties = schema["properties"].as_object().unwrap().iter();
+            Value::Object(
+                properties
+                    .map(|(name, inner)| (name.clone(), largest(inner, &format!("{path}.{name}"))))
+                    .collect(),
+            )
+        }
+        _ => json!("x".repeat(bound("maxLength"))),
+    }
+}
+
+#[test]
+fn whatever_the_api_server_takes_is_read() {
+    let crd = crd::<PacketCapture>();
+    let spec = largest(&version(&crd)["schema"]["openAPIV3Schema"]["properties"]["spec"], "spec");
+    assert_eq!(spec["podSelector"]["matchExpressions"].as_array().unwrap().len(), 16);
+    // Of a filter, each character may take two in JSON.
+    let size = spec.to_string().len() + spec["filter"].as_str().unwrap().len();
+    assert!((MAX_SPEC / 2..MAX_SPEC).contains(&size), "{size}");
+}
+
+#[test]
+fn a_captures_window_cannot_be_moved() {
+    let crd = crd::<PacketCapture>();
+    let rules = version(&crd)["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"].clone();
+    let about_start: Vec<&Value> = rules
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|rule| rule["rule"].as_str().unwrap().contains("oldSelf.startTime"))
+        .collect();
+    assert_eq!(about_start.len(), 1, "{rules}");
+    assert!(about_start[0]["message"].as_str().unwrap().contains("create another PacketCapture"));
 }
