@@ -5,12 +5,11 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use capture_api::PacketCaptureStatus;
+use capture_api::{PacketCaptureStatus, SpecRoom};
 use jiff::Timestamp;
-use kube::core::DynamicObject;
 
 use crate::cache::Cache;
-use crate::captures::Capture;
+use crate::captures::{Capture, CaptureObject};
 use crate::records::{Records, Request};
 use crate::rules::Rules;
 use crate::status::{self, ACCEPTED, CAPTURING, COMPLETED, Change, change, is_true};
@@ -64,6 +63,8 @@ struct Entry {
 #[derive(Debug, Default)]
 pub(crate) struct Board {
     entries: Cache<Uid, Entry>,
+    /// What their specs take.
+    room: SpecRoom,
     /// Something has happened that may change their status.
     dirty: HashSet<Uid>,
     states: VecDeque<Uid>,
@@ -82,6 +83,7 @@ impl Board {
         gone.into_iter()
             .map(|(uid, entry)| {
                 self.dirty.remove(&uid);
+                self.room.give_back(&entry.capture.request.namespace, entry.capture.size);
                 entry.capture.request
             })
             .collect()
@@ -93,10 +95,16 @@ impl Board {
     }
 
     /// A capture is there, or has changed.
-    pub(crate) fn apply(&mut self, object: &DynamicObject, now: Instant) {
-        let Some(capture) = Capture::read(object) else { return };
+    pub(crate) fn apply(&mut self, object: CaptureObject, now: Instant) {
+        let Some(mut capture) = Capture::read(object) else { return };
         let uid = capture.request.uid;
         let before = self.entries.remove(&uid);
+        if let Some(Entry { capture: before, .. }) = &before {
+            self.room.give_back(&before.request.namespace, before.size);
+        }
+        if let Err(refusal) = self.room.take(&capture.request.namespace, capture.size) {
+            (capture.spec, capture.size) = (Err(refusal), 0);
+        }
         if !before.as_ref().is_some_and(|before| before.capture.says_the_same(&capture)) {
             self.dirty.insert(uid);
         }
@@ -108,10 +116,12 @@ impl Board {
     }
 
     /// A capture is gone.
-    pub(crate) fn delete(&mut self, object: &DynamicObject) -> Option<Request> {
+    pub(crate) fn delete(&mut self, object: &CaptureObject) -> Option<Request> {
         let uid = Uid::parse(object.metadata.uid.as_deref()?)?;
         self.dirty.remove(&uid);
-        self.entries.remove(&uid).map(|entry| entry.capture.request)
+        let Capture { request, size, .. } = self.entries.remove(&uid)?.capture;
+        self.room.give_back(&request.namespace, size);
+        Some(request)
     }
 
     /// Whether this request is there. One of another namespace is another one.
@@ -268,7 +278,8 @@ impl Board {
 
 impl Entry {
     fn work_out(&mut self, facts: &Facts<'_>, utc: Timestamp) -> PacketCaptureStatus {
-        let judgement = self.capture.judge(facts.rules.caps(&self.capture.request.namespace));
+        let judgement =
+            self.capture.judge(facts.rules.caps(&self.capture.request.namespace), &facts.rules.agents);
         let sums = facts.records.sums(&self.capture.request);
         self.edge = status::next_edge(&judgement, self.capture.created, utc);
         status::status(&self.capture, &judgement, &sums, utc)

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use capture_api::GoDuration;
@@ -22,11 +21,6 @@ pub struct Cli {
 pub enum Command {
     /// Runs until it is told to stop (SIGTERM or Ctrl-C). Of several, one holds the lease and writes.
     Run(Run),
-    /// Creates the CapturePolicy that a file (YAML) holds, unless there is one of its name.
-    CreatePolicy {
-        /// The file.
-        file: PathBuf,
-    },
 }
 
 /// `run`
@@ -36,7 +30,16 @@ pub struct Run {
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:9472")]
     pub http_address: SocketAddr,
 
-    /// Namespace of the lease `podtap-gateway`.
+    /// The ConfigMap that agents have their configuration from: what no policy says, it does.
+    #[arg(
+        long,
+        value_name = "NAMESPACE/NAME",
+        default_value = "podtap-system/podtap-agent",
+        value_parser = namespaced
+    )]
+    pub agent_config: (String, String),
+
+    /// Namespace of the lease `podtap-gateway`, and of the ConfigMap `podtap-default-policy`.
     #[arg(long, value_name = "NAMESPACE", default_value = "podtap-gateway", help_heading = "Lease")]
     pub lease_namespace: String,
 
@@ -103,6 +106,15 @@ pub enum LogLevel {
     Trace,
 }
 
+fn namespaced(text: &str) -> Result<(String, String), String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok((namespace.to_owned(), name.to_owned()))
+        }
+        _ => Err("write NAMESPACE/NAME".to_owned()),
+    }
+}
+
 fn duration(text: &str) -> Result<Duration, String> {
     text.parse::<GoDuration>().map(|duration| duration.0).map_err(|error| error.to_string())
 }
@@ -123,10 +135,7 @@ mod tests {
     use super::*;
 
     fn run(line: &str) -> Result<Run, clap::Error> {
-        Cli::try_parse_from(line.split_whitespace()).map(|cli| match cli.command {
-            Command::Run(run) => run,
-            other => panic!("{other:?}"),
-        })
+        Cli::try_parse_from(line.split_whitespace()).map(|Cli { command: Command::Run(run) }| run)
     }
 
     #[test]
@@ -135,6 +144,7 @@ mod tests {
         let run = run("capture-gateway run").unwrap();
         assert_eq!(run.http_address, SocketAddr::from(([0, 0, 0, 0], 9472)));
         assert_eq!(run.lease_namespace, "podtap-gateway");
+        assert_eq!(run.agent_config, ("podtap-system".to_owned(), "podtap-agent".to_owned()));
         assert_eq!(
             (run.node_gone_after, run.lease_duration),
             (Duration::from_secs(300), Duration::from_secs(15))
@@ -151,5 +161,6 @@ mod tests {
             assert!(run(&format!("capture-gateway run --lease-duration {bad}")).is_err(), "{bad}");
         }
         assert!(run("capture-gateway run --writes-per-second 0").is_err());
+        assert!(run("capture-gateway run --agent-config podtap-agent").is_err());
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use capture_api::PacketCapture;
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::{ApiResource, Patch, PatchParams};
 use kube::core::DynamicObject;
 use kube::runtime::watcher::Event;
@@ -17,11 +18,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch as channel;
 use tokio::task::JoinSet;
 use tokio::time::{self, MissedTickBehavior};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
+use crate::agents::{self, Agents};
 use crate::board::{Board, Facts, Write};
 use crate::budget::Budget;
+use crate::captures::CaptureObject;
 use crate::cli::Run;
+use crate::default_policy::{self, DefaultPolicy};
 use crate::health::Health;
 use crate::http;
 use crate::lease::{Candidate, Leadership};
@@ -138,7 +142,14 @@ struct Gateway {
     records: Records,
     records_complete: bool,
     rules: Rules,
+    /// Namespace and name of agents' ConfigMap.
+    agent_config: (String, String),
+    agents_known: bool,
     nodes: Nodes,
+    /// The gateway's own namespace.
+    namespace: String,
+    default_policy: DefaultPolicy,
+    policies: JoinSet<bool>,
     writes: JoinSet<Written>,
     /// The node whose records are being looked at.
     sweeping: Option<Arc<str>>,
@@ -160,7 +171,12 @@ impl Gateway {
             records: Records::default(),
             records_complete: false,
             rules: Rules::default(),
+            agent_config: run.agent_config.clone(),
+            agents_known: false,
             nodes: Nodes::default(),
+            namespace: run.lease_namespace.clone(),
+            default_policy: DefaultPolicy::Due(Instant::now()),
+            policies: JoinSet::new(),
             writes: JoinSet::new(),
             sweeping: None,
             sweeps: JoinSet::new(),
@@ -170,7 +186,7 @@ impl Gateway {
 
     /// Turns until the watches end, which they do not.
     async fn run(&mut self) {
-        let (_watches, mut seen) = watch::start(&self.client, &self.metrics);
+        let (_watches, mut seen) = watch::start(&self.client, &self.metrics, &self.agent_config);
         let mut turns = time::interval(TURN);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut seconds = time::interval(Duration::from_secs(1));
@@ -190,6 +206,9 @@ impl Gateway {
                     }
                 }
                 Some(swept) = self.sweeps.join_next() => self.swept(swept.ok()),
+                Some(made) = self.policies.join_next() => {
+                    self.default_policy.over(made.unwrap_or(false), Instant::now());
+                }
                 _ = turns.tick() => self.turn(),
                 _ = seconds.tick() => self.second(),
                 _ = compares.tick() => self.compare(),
@@ -260,10 +279,16 @@ impl Gateway {
                 Event::InitApply(node) | Event::Apply(node) => self.node(node.name_any()),
                 Event::Delete(node) => drop(self.nodes.present.remove(&node.name_any())),
             },
+            Seen::AgentConfig(event) => match event {
+                Event::InitApply(config) | Event::Apply(config) => self.configure(&config),
+                Event::InitDone => self.agents_known = true,
+                // Agents that run go on with what they have read.
+                Event::Init | Event::Delete(_) => {}
+            },
         }
     }
 
-    fn capture(&mut self, event: Event<DynamicObject>) {
+    fn capture(&mut self, event: Event<CaptureObject>) {
         let gone = match event {
             Event::Init => {
                 self.board.list();
@@ -271,13 +296,29 @@ impl Gateway {
             }
             Event::InitDone => self.board.listed(),
             Event::InitApply(capture) | Event::Apply(capture) => {
-                self.board.apply(&capture, Instant::now());
+                self.board.apply(capture, Instant::now());
                 Vec::new()
             }
             Event::Delete(capture) => self.board.delete(&capture).into_iter().collect(),
         };
         for request in gone {
             self.records.forget(&request);
+        }
+    }
+
+    /// Agents' configuration is there, or has changed.
+    fn configure(&mut self, config: &ConfigMap) {
+        let text = config.data.as_ref().and_then(|data| data.get(agents::KEY));
+        match Agents::read(text.map(String::as_str)) {
+            Ok(agents) if agents == self.rules.agents => {}
+            Ok(agents) => {
+                self.rules.agents = agents;
+                self.board.mark_all(None);
+            }
+            Err(problem) => {
+                let config = config.name_any();
+                warn!(config, problem, "agents' configuration cannot be read: what was known of it holds on");
+            }
         }
     }
 
@@ -295,6 +336,7 @@ impl Gateway {
             && self.board.is_complete()
             && self.rules.policies.is_complete()
             && self.rules.namespaces.is_complete()
+            && self.agents_known
             && self.nodes.present.is_complete()
     }
 
@@ -318,6 +360,9 @@ impl Gateway {
             return;
         }
         let utc = Timestamp::now();
+        if self.default_policy.begin(now) {
+            self.policies.spawn(default_policy::make(self.client.clone(), self.namespace.clone()));
+        }
         let facts = Facts { records: &self.records, rules: &self.rules };
         self.board.look(&facts, now, utc);
         while self.board.waiting() > 0 && self.writes.len() < AT_ONCE && self.budget.take(now) {

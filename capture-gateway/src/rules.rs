@@ -8,6 +8,7 @@ use kube::core::DynamicObject;
 use serde_json::Value;
 use tracing::warn;
 
+use crate::agents::Agents;
 use crate::cache::Cache;
 
 /// All policies, and the namespaces that they select by their labels.
@@ -17,6 +18,8 @@ pub(crate) struct Rules {
     pub(crate) policies: Cache<String, Policy>,
     /// Labels by namespace.
     pub(crate) namespaces: Cache<String, BTreeMap<String, String>>,
+    /// What holds where policies say nothing.
+    pub(crate) agents: Agents,
 }
 
 impl Rules {
@@ -30,7 +33,7 @@ impl Rules {
         self.policies.insert(name, policy);
     }
 
-    /// The caps of a namespace, where its policies say nothing those of an agent that is configured as it comes.
+    /// The caps of a namespace, where its policies say nothing those of the agents.
     ///
     /// # Errors
     /// Why nothing may be captured there, for its users.
@@ -40,8 +43,7 @@ impl Rules {
         let mut policies: Vec<&Policy> = self.policies.iter().map(|(_, policy)| policy).collect();
         // Of several that say no, always the same one is named.
         policies.sort_unstable_by_key(|policy| policy.name());
-        let fallback = Caps { whose: "policy", ..Caps::default() };
-        govern(namespace, labels, policies, &fallback).map(|governed| governed.caps)
+        govern(namespace, labels, policies, &self.agents.caps).map(|governed| governed.caps)
     }
 }
 

@@ -356,3 +356,51 @@ fn five_hundred_nodes_make_no_object_grow_and_few_writes() {
         assert!(largest <= LARGEST, "{objects}: {largest}");
     }
 }
+
+/// Agents' configuration as it was, when dropped.
+struct AgentConfig<'a>(&'a Cluster, Value);
+
+impl<'a> AgentConfig<'a> {
+    const OBJECT: [&'static str; 4] = ["-n", "podtap-system", "configmap", "podtap-agent"];
+
+    fn with(cluster: &'a Cluster, more: &str) -> Result<Self> {
+        let before = cluster.get_json(&Self::OBJECT)?["data"]["agent.yaml"].clone();
+        let text = before.as_str().context("no configuration")?;
+        Self::set(cluster, &json!(format!("{text}\n{more}")))?;
+        Ok(Self(cluster, before))
+    }
+
+    fn set(cluster: &Cluster, text: &Value) -> Result<()> {
+        let patch = json!({"data": {"agent.yaml": text}}).to_string();
+        cluster.kubectl(&[&["patch"], &Self::OBJECT[..], &["--type=merge", "-p", &patch]].concat()).map(drop)
+    }
+}
+
+impl Drop for AgentConfig<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = Self::set(self.0, &self.1) {
+            eprintln!("the agents' configuration may be left changed: {error:#}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs a cluster: cargo xtask test --cluster"]
+fn a_window_is_as_long_as_the_agents_configuration_makes_it() {
+    let (cluster, _alone) = (Cluster::get().unwrap(), alone());
+    let gateways = Gateways::instead_of_deployed(&cluster).unwrap();
+    let policy = Policy::apply(&cluster).unwrap();
+    let namespace = policy.namespace("window").unwrap();
+    let config = AgentConfig::with(&cluster, "defaults: {duration: 5s}\n").unwrap();
+    let gateway = gateways.start("one", &[]).unwrap();
+    capture(&namespace, "short", json!({"podNames": ["nobody"]})).unwrap();
+    wait_status(&namespace, "short", &gateway, |status| condition(status, "Completed") == "True/WindowOver")
+        .unwrap();
+    capture(&namespace, "long", json!({"podNames": ["nobody"]})).unwrap();
+    drop(config);
+    // It is longer than it was, now that agents would make it so.
+    wait_status(&namespace, "long", &gateway, |status| condition(status, "Completed") == "False/WindowOpen")
+        .unwrap();
+    std::thread::sleep(Duration::from_secs(8));
+    assert_eq!(condition(&status(&namespace, "long").unwrap(), "Completed"), "False/WindowOpen");
+}

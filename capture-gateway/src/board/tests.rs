@@ -37,7 +37,7 @@ impl Bench {
                 "generation": generation, "creationTimestamp": self.created.to_string()},
             "spec": {"podSelector": {}, "duration": "60s"}, "status": status,
         });
-        self.board.apply(&serde_json::from_value(object).unwrap(), self.start);
+        self.board.apply(serde_json::from_value(object).unwrap(), self.start);
     }
 
     fn record(&mut self, number: u32, state: &str, packets: u64) {
@@ -166,4 +166,40 @@ fn captures_are_counted_by_what_their_status_says() {
     bench.record(1, "Completed", 1);
     bench.written(60_000).unwrap();
     assert_eq!(bench.board.by_state()[3], ("completed", 1));
+}
+
+#[test]
+fn a_spec_that_takes_too_much_room_is_refused_and_counts_no_longer_when_it_is_gone() {
+    let mut bench = Bench::new();
+    let object = |number: usize, bytes: usize| {
+        let uid = format!("00000000-0000-4000-8000-{number:012}");
+        let object = json!({
+            "apiVersion": "podtap.dev/v1alpha1", "kind": "PacketCapture",
+            "metadata": {"name": format!("c{number}"), "namespace": "team-a", "uid": uid,
+                "creationTimestamp": bench.created.to_string(), "managedFields": [{"manager": "x".repeat(bytes)}]},
+            "spec": {"podNames": ["x".repeat(bytes)]},
+        });
+        serde_json::from_value::<CaptureObject>(object).unwrap()
+    };
+    let refused = |board: &Board| {
+        let refused =
+            |entry: &Entry| entry.capture.spec.as_ref().is_err_and(|refusal| refusal.reason == "TooLarge");
+        board.entries.iter().filter(|(_, entry)| refused(entry)).count()
+    };
+    bench.board.apply(object(1, capture_api::MAX_SPEC), bench.start);
+    assert_eq!(refused(&bench.board), 1);
+    for number in 2..20 {
+        bench.board.apply(object(number, 64 << 10), bench.start);
+    }
+    // Fifteen of 64 KiB fit a MiB.
+    assert_eq!(refused(&bench.board), 1 + 3);
+    bench.board.delete(&object(2, 0));
+    bench.board.apply(object(19, 64 << 10), bench.start);
+    assert_eq!(refused(&bench.board), 1 + 2);
+    bench.board.list();
+    bench.board.listed();
+    for number in 20..35 {
+        bench.board.apply(object(number, 64 << 10), bench.start);
+    }
+    assert_eq!(refused(&bench.board), 0);
 }

@@ -3,6 +3,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::agents::Agents;
 use crate::captures::tests::capture;
 
 /// A moment so many seconds after the capture was made.
@@ -17,7 +18,7 @@ fn web(more: Value) -> Capture {
 }
 
 fn told(capture: &Capture, sums: &Sums, seconds: i64) -> PacketCaptureStatus {
-    status(capture, &capture.judge(Ok(Caps::default())), sums, after(capture, seconds))
+    status(capture, &capture.judge(Ok(Caps::default()), &Agents::default()), sums, after(capture, seconds))
 }
 
 /// Type=status/reason of each condition.
@@ -96,7 +97,7 @@ fn a_bad_request_is_not_accepted_and_never_completes() {
 #[test]
 fn a_namespace_that_may_not_capture_is_told_and_its_window_passes() {
     let web = web(json!({}));
-    let forbidden = web.judge(Err(Refusal::new("PolicySuspended", "Ask an admin.")));
+    let forbidden = web.judge(Err(Refusal::new("PolicySuspended", "Ask an admin.")), &Agents::default());
     let open = status(&web, &forbidden, &Sums::default(), after(&web, 1));
     assert_eq!(
         words(&open),
@@ -149,7 +150,7 @@ fn what_has_been_told_as_completed_stays_when_policies_change_and_records_go() {
     let ended =
         Sums { pods: 2, completed: 1, refused: 1, packets: 20, bytes: 5, dropped: 1, ..Sums::default() };
     web.status = told(&web, &ended, 60);
-    let forbidden = web.judge(Err(Refusal::new("NamespaceNotAllowed", "No.")));
+    let forbidden = web.judge(Err(Refusal::new("NamespaceNotAllowed", "No.")), &Agents::default());
     let later = status(&web, &forbidden, &Sums::default(), after(&web, 90_000));
     assert_eq!(change(&web.status, &later), None);
     // Another request under the same name is another matter: it has another generation.
@@ -184,7 +185,7 @@ fn counters_alone_are_told_apart_from_states() {
 #[test]
 fn the_window_says_when_to_look_again() {
     let later = web(json!({"startTime": "2026-11-01T11:00:00Z"}));
-    let judgement = later.judge(Ok(Caps::default()));
+    let judgement = later.judge(Ok(Caps::default()), &Agents::default());
     let edge = |seconds| next_edge(&judgement, later.created, after(&later, seconds));
     assert_eq!(edge(0), Some(after(&later, 3600)));
     assert_eq!(edge(3600), Some(after(&later, 3660)));

@@ -13,8 +13,8 @@ use crate::build;
 use crate::command::output;
 use crate::workspace::{find_program, own};
 
-/// Name and tag when no other was asked for.
-pub(super) const NAME: &str = "podtap/podtap:dev";
+/// Name and tag when no other was asked for: as in `deploy/`, and nobody can own it (RFC 2606).
+pub(super) const NAME: &str = "registry.invalid/podtap:dev";
 
 /// What an image may have in bytes.
 const LIMIT: usize = 60_000_000;
