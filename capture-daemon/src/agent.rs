@@ -33,6 +33,8 @@ const QUANTUM: usize = 256 << 10;
 const WORKERS: usize = 2;
 /// Where metrics and health are served on Kubernetes, unless the configuration says otherwise.
 const HTTP_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9471);
+/// Where health alone is.
+const HEALTH_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9470);
 /// How soon a session looks again for what is not there; link events make it look at once.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -83,9 +85,12 @@ pub enum Requests<'a> {
 /// When it cannot start; once it runs, what fails ends the capture that it concerns.
 pub fn run(config: &Config, requests: Requests<'_>) -> Result<(), AgentError> {
     let telemetry = Telemetry::default();
-    let on_kubernetes = matches!(requests, Requests::Kubernetes).then_some(HTTP_ADDRESS);
-    if let Some(address) = config.http_address.or(on_kubernetes) {
+    let on_kubernetes = |address| matches!(requests, Requests::Kubernetes).then_some(address);
+    if let Some(address) = config.http_address.or_else(|| on_kubernetes(HTTP_ADDRESS)) {
         telemetry.serve(address)?;
+    }
+    if let Some(address) = config.health_address.or_else(|| on_kubernetes(HEALTH_ADDRESS)) {
+        telemetry.serve_health(address)?;
     }
     let loader = Loader::new(config.attach_mode.forced())?;
     let rings = RingBudget::of(config.memory_budget);

@@ -43,6 +43,9 @@ pub(super) struct ConfigFile {
     /// Where metrics and health are served over HTTP (/metrics, /healthz, /readyz), such as 127.0.0.1:9471. Nowhere
     /// when absent, but on Kubernetes at that address.
     pub(super) http_address: Option<String>,
+    /// Where health alone is served (/healthz, /readyz), whatever goes on at httpAddress. Nowhere when absent, but on
+    /// Kubernetes at 127.0.0.1:9470, where kubelets ask.
+    pub(super) health_address: Option<String>,
     /// On Kubernetes: captures are ended when the API server has been out of reach for so long, since nobody could
     /// stop them.
     pub(super) api_server_patience: Option<String>,

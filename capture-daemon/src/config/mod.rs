@@ -50,6 +50,8 @@ pub struct Config {
     pub max_manifests: usize,
     /// Where metrics and health are served.
     pub http_address: Option<SocketAddr>,
+    /// Where health alone is served.
+    pub health_address: Option<SocketAddr>,
     /// How long captures go on without the API server.
     pub api_server_patience: GoDuration,
     /// For what a request does not name.
@@ -78,6 +80,7 @@ impl Default for Config {
             provisional_bytes: 32 << 20,
             max_manifests: 4096,
             http_address: None,
+            health_address: None,
             api_server_patience: GoDuration::from_secs(600),
             defaults: Defaults::default(),
             caps: Caps::default(),

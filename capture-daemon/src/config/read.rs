@@ -71,6 +71,7 @@ impl<'a> Reader<'a> {
                 .unwrap_or(default.provisional_bytes),
             max_manifests: manifests.map_or(default.max_manifests, |manifests| manifests as usize),
             http_address: self.address("httpAddress", file.http_address.as_deref())?,
+            health_address: self.address("healthAddress", file.health_address.as_deref())?,
             api_server_patience: self
                 .duration("apiServerPatience", file.api_server_patience.as_deref(), 1)?
                 .unwrap_or(default.api_server_patience),

@@ -38,7 +38,7 @@ fn every_key_is_read() {
          writeBandwidth: 200Mi\nquota: 50Gi\nquotaPerNamespace: 5Gi\nmaxDiskPercent: 60\nmaxManifests: 10\n\
          apiServerPatience: 90s\n\
          cniCacheDirs: [/a, /b]\nprovisionalBytes: 8Mi\n\
-         httpAddress: '[::1]:9471'\n\
+         httpAddress: '[::1]:9471'\nhealthAddress: 127.0.0.1:9470\n\
          defaults: {duration: 5m, bytes: 10Mi, packets: 1k, snapLength: 128, retention: 1h, \
          rotation: {fileBytes: 1Mi, files: 3, interval: 1h}}\n\
          caps: {duration: 2h, bytes: 2Gi, packets: 1M, snapLength: 1500, packetsPerSecond: 5, bytesPerSecond: 6, \
@@ -61,6 +61,7 @@ fn every_key_is_read() {
         max_manifests: 10,
         api_server_patience: GoDuration::from_secs(90),
         http_address: Some("[::1]:9471".parse().unwrap()),
+        health_address: Some("127.0.0.1:9470".parse().unwrap()),
         defaults: Defaults {
             duration: GoDuration::from_secs(300),
             bytes: 10 << 20,

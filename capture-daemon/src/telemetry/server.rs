@@ -1,14 +1,14 @@
-//! The HTTP server: `/metrics`, `/healthz`, `/readyz`, for anybody who reaches the address.
+//! The HTTP servers: numbers and health for anybody who reaches one address, health alone at another that only the node
+//! reaches, so that nobody can have the agent taken for dead.
 //!
-//! One thread of its own. A connection has one request and little time, and when there are too many the oldest is
-//! closed: whoever holds connections open keeps nobody out.
+//! Each has a thread of its own. A connection has one request and little time; there are so many at once, and further
+//! ones wait in the kernel until it is their turn.
 
 use std::{
-    collections::VecDeque,
     convert::Infallible,
     io,
     net::{SocketAddr, TcpListener},
-    sync::atomic::Ordering::Relaxed,
+    sync::{Arc, atomic::Ordering::Relaxed},
     thread,
     time::Duration,
 };
@@ -23,7 +23,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
-use tokio::{net::TcpStream, task::AbortHandle, time};
+use tokio::{net::TcpStream, sync::Semaphore, time};
 use tracing::{info, warn};
 
 use super::{Telemetry, metrics};
@@ -43,8 +43,10 @@ const TEXT: &str = "text/plain; charset=utf-8";
 #[derive(Debug, Error)]
 pub enum ServeError {
     /// The address cannot be listened at.
-    #[error("cannot listen at httpAddress {address}: {source}")]
+    #[error("cannot listen at {key} {address}: {source}")]
     Listen {
+        /// The key of the configuration.
+        key: &'static str,
         /// The address.
         address: SocketAddr,
         /// What the system says.
@@ -55,13 +57,51 @@ pub enum ServeError {
     Thread(#[source] io::Error),
 }
 
+/// What is answered at an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pages {
+    /// `/metrics`, `/healthz` and `/readyz`.
+    All,
+    /// `/healthz` and `/readyz`.
+    Health,
+}
+
+impl Pages {
+    /// The key of the configuration that says where.
+    const fn key(self) -> &'static str {
+        match self {
+            Self::All => "httpAddress",
+            Self::Health => "healthAddress",
+        }
+    }
+
+    const fn paths(self) -> &'static str {
+        match self {
+            Self::All => "there are /metrics, /healthz and /readyz\n",
+            Self::Health => "there are /healthz and /readyz\n",
+        }
+    }
+}
+
 impl Telemetry {
-    /// Answers at `address` from now on until the process ends.
+    /// Tells numbers and health at `address` from now on until the process ends.
     ///
     /// # Errors
     /// The address is in use, or the system has no thread to give.
     pub fn serve(&self, address: SocketAddr) -> Result<(), ServeError> {
-        let failed = |source| ServeError::Listen { address, source };
+        self.start(Pages::All, address)
+    }
+
+    /// Tells health alone at `address`, whatever is going on at the other one.
+    ///
+    /// # Errors
+    /// As [`serve`](Self::serve).
+    pub fn serve_health(&self, address: SocketAddr) -> Result<(), ServeError> {
+        self.start(Pages::Health, address)
+    }
+
+    fn start(&self, pages: Pages, address: SocketAddr) -> Result<(), ServeError> {
+        let failed = |source| ServeError::Listen { key: pages.key(), address, source };
         let listener = TcpListener::bind(address).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let local = listener.local_addr().map_err(failed)?;
@@ -76,19 +116,20 @@ impl Telemetry {
         };
         let telemetry = self.clone();
         thread::Builder::new()
-            .name("http".into())
-            .spawn(move || runtime.block_on(accept(listener, telemetry)))
+            .name(if pages == Pages::All { "http" } else { "health" }.into())
+            .spawn(move || runtime.block_on(accept(listener, telemetry, pages)))
             .map_err(ServeError::Thread)?;
         self.inner.served.store(true, Relaxed);
-        info!(address = %local, "metrics and health are served");
+        info!(address = %local, ?pages, "numbers and health are told");
         Ok(())
     }
 }
 
-async fn accept(listener: tokio::net::TcpListener, telemetry: Telemetry) {
-    let mut open: VecDeque<AbortHandle> = VecDeque::new();
+async fn accept(listener: tokio::net::TcpListener, telemetry: Telemetry, pages: Pages) {
+    let room = Arc::new(Semaphore::new(MOST));
     let mut told = false;
-    loop {
+    // It is never closed.
+    while let Ok(place) = Arc::clone(&room).acquire_owned().await {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -99,20 +140,17 @@ async fn accept(listener: tokio::net::TcpListener, telemetry: Telemetry) {
                 continue;
             }
         };
-        open.retain(|connection| !connection.is_finished());
-        if open.len() >= MOST
-            && let Some(oldest) = open.pop_front()
-        {
-            oldest.abort();
-        }
-        let connection = tokio::spawn(time::timeout(PATIENCE, converse(stream, telemetry.clone())));
-        open.push_back(connection.abort_handle());
+        let telemetry = telemetry.clone();
+        tokio::spawn(async move {
+            let _ = time::timeout(PATIENCE, converse(stream, telemetry, pages)).await;
+            drop(place);
+        });
     }
 }
 
-async fn converse(stream: TcpStream, telemetry: Telemetry) {
+async fn converse(stream: TcpStream, telemetry: Telemetry, pages: Pages) {
     let answer = service_fn(|request: Request<Incoming>| {
-        let answer = telemetry.answer(&request);
+        let answer = telemetry.answer(&request, pages);
         async move { Ok::<_, Infallible>(answer) }
     });
     // A client that hangs up, or speaks something else, is its own affair.
@@ -124,20 +162,20 @@ async fn converse(stream: TcpStream, telemetry: Telemetry) {
 }
 
 impl Telemetry {
-    fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+    fn answer<B>(&self, request: &Request<B>, pages: Pages) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut refused = page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET only\n".into());
             refused.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
             return refused;
         }
         match request.uri().path() {
-            "/metrics" => match self.reading().text() {
+            "/metrics" if pages == Pages::All => match self.reading().text() {
                 Ok(text) => page(StatusCode::OK, metrics::CONTENT_TYPE, text),
                 Err(error) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{error}\n")),
             },
-            "/healthz" => judged(&self.stuck()),
+            "/healthz" => judged(&self.lost()),
             "/readyz" => judged(&self.missing()),
-            _ => page(StatusCode::NOT_FOUND, TEXT, "there are /metrics, /healthz and /readyz\n".into()),
+            _ => page(StatusCode::NOT_FOUND, TEXT, pages.paths().into()),
         }
     }
 }
@@ -171,13 +209,16 @@ mod tests {
     use super::*;
     use crate::{datapath::AttachMode, pulse::Pulse, telemetry::Snapshot};
 
+    /// A port that is free now is free in a moment, too.
+    fn free() -> SocketAddr {
+        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    }
+
     /// A served agent, and where.
     fn served() -> (Telemetry, SocketAddr) {
-        let telemetry = Telemetry::default();
-        // A port that is free now is free in a moment, too.
-        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        telemetry.serve(free).unwrap();
-        (telemetry, free)
+        let (telemetry, address) = (Telemetry::default(), free());
+        telemetry.serve(address).unwrap();
+        (telemetry, address)
     }
 
     fn ask(address: SocketAddr, request: &str) -> String {
@@ -228,19 +269,25 @@ mod tests {
     }
 
     #[test]
-    fn whoever_holds_connections_keeps_nobody_out_and_does_not_keep_them() {
-        let (_telemetry, address) = served();
+    fn health_is_told_whatever_becomes_of_the_other_address() {
+        let (telemetry, address) = served();
+        let health = free();
+        telemetry.serve_health(health).unwrap();
         let since = Instant::now();
-        let mut held: Vec<TcpStream> = (0..3 * MOST).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let mut held: Vec<TcpStream> =
+            (0..MOST + MOST / 2).map(|_| TcpStream::connect(address).unwrap()).collect();
         for stream in &mut held {
-            let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nX-Slow: ");
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nX-Slow: ").unwrap();
         }
-        assert!(get(address, "/healthz").ends_with("ok\n"));
-        assert!(since.elapsed() < PATIENCE, "{:?}", since.elapsed());
-        let last = held.last_mut().unwrap();
-        last.set_read_timeout(Some(PATIENCE * 3)).unwrap();
-        let _ = last.read_to_end(&mut Vec::new());
-        assert!(since.elapsed() < PATIENCE * 2, "closed after {:?}", since.elapsed());
+        for _ in 0..10 {
+            assert!(get(health, "/healthz").ends_with("ok\n"));
+            assert!(get(health, "/readyz").starts_with("HTTP/1.1 503 "));
+        }
+        assert!(since.elapsed() < PATIENCE / 2, "{:?}", since.elapsed());
+        assert!(get(health, "/metrics").starts_with("HTTP/1.1 404 "));
+        // Nobody keeps a place for long, and whoever waits gets one.
+        assert!(get(address, "/metrics").starts_with("HTTP/1.1 200 "));
+        assert!(since.elapsed() < PATIENCE * 3, "answered after {:?}", since.elapsed());
     }
 
     #[test]
