@@ -104,7 +104,8 @@ pub fn run(config: &Config, requests: Requests<'_>) -> Result<(), AgentError> {
         namespace_quota_bytes: config.quota_per_namespace,
         max_disk_percent: config.max_disk_percent,
     })?;
-    let cluster = ClusterRecords::new(&config.node_name, telemetry.meters());
+    let meters = telemetry.meters().clone();
+    let cluster = ClusterRecords::new(&config.node_name, &meters);
     let records: Box<dyn Records> = match requests {
         Requests::Manifests(_) => Box::new(StatusDir::open(&config.data_dir)?),
         Requests::Kubernetes => Box::new(cluster.clone()),
@@ -175,6 +176,7 @@ pub fn run(config: &Config, requests: Requests<'_>) -> Result<(), AgentError> {
                 runs: engine.accepted(),
                 patience: config.api_server_patience.0,
                 pods: watch,
+                meters,
             };
             _kubernetes = Some(kubernetes::start(options, cluster, deliver)?);
         }

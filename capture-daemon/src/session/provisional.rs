@@ -22,6 +22,7 @@ use super::{node::LoadFailure, tap_settings::needs_another_tap, workers::Workers
 use crate::{
     datapath::Tap,
     pods::{HostInterface, Link, LinkEvent, Peer},
+    telemetry::snapshot::ProvisionalTaps,
 };
 
 /// A tap waits for so long at most for its interface to be somebody's.
@@ -253,6 +254,19 @@ impl Provisional {
     /// Sizes of the rings that are not used any more, since the last call.
     pub(super) fn freed(&self) -> Vec<u32> {
         std::mem::take(&mut self.lock().freed)
+    }
+
+    /// How many taps there are now, and what they take.
+    pub(super) fn usage(&self) -> ProvisionalTaps {
+        let hunt = self.lock();
+        let ready: usize = hunt.kinds.iter().map(|kind| kind.spares.len()).sum();
+        let attached: usize = hunt.pairs.iter().map(|pair| pair.taps.len()).sum();
+        ProvisionalTaps {
+            ready: ready.try_into().unwrap_or(u32::MAX),
+            attached: attached.try_into().unwrap_or(u32::MAX),
+            rings_used: hunt.used(),
+            rings_limit: self.budget,
+        }
     }
 
     /// Drops taps where nobody waits for it: closing a socket takes a while.

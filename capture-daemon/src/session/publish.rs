@@ -80,6 +80,7 @@ impl Engine {
             for session in sessions.values_mut().rev() {
                 session.tell(snapshot);
             }
+            snapshot.provisional = node.provisional.usage();
             (snapshot.rings_used, snapshot.rings_limit) = (node.rings.used(), node.rings.total());
             snapshot.storage = node.storage.usage();
             snapshot.unwritable = if snapshot.storage.read_only {

@@ -40,6 +40,7 @@ struct All {
     filters_refused: Meter,
     filters_failed: Meter,
     api: [ApiMeters; ApiObject::ALL.len()],
+    watches: [WatchMeters; Watched::ALL.len()],
 }
 
 /// What was tried at the API server, and what of it failed.
@@ -47,6 +48,43 @@ struct All {
 struct ApiMeters {
     writes: Meter,
     errors: Meter,
+}
+
+/// How a watch of the API server went.
+#[derive(Debug, Default)]
+struct WatchMeters {
+    lists: Meter,
+    expired: Meter,
+    other_errors: Meter,
+}
+
+/// What the agent watches at the API server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Watched {
+    /// The pods of its node.
+    Pods,
+    /// All PacketCaptures.
+    Captures,
+    /// All CapturePolicies.
+    Policies,
+    /// All namespaces.
+    Namespaces,
+}
+
+impl Watched {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Pods, Self::Captures, Self::Policies, Self::Namespaces];
+
+    /// The resource, as metrics and logs show it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pods => "pods",
+            Self::Captures => "packetcaptures",
+            Self::Policies => "capturepolicies",
+            Self::Namespaces => "namespaces",
+        }
+    }
 }
 
 /// What the agent writes at the API server.
@@ -109,6 +147,32 @@ impl Meters {
             ("Refused", filters_refused.value()),
             ("Failed", filters_failed.value()),
         ]
+    }
+
+    /// All objects of a resource were named.
+    pub fn api_list(&self, watched: Watched) {
+        self.inner.watches[watched as usize].lists.count();
+    }
+
+    /// A watch failed; `expired` when the server no longer knows what came after the last news.
+    pub fn api_watch_error(&self, watched: Watched, expired: bool) {
+        let WatchMeters { expired: gone, other_errors, .. } = &self.inner.watches[watched as usize];
+        if expired { gone } else { other_errors }.count();
+    }
+
+    /// Complete lists so far, by resource.
+    #[must_use]
+    pub fn api_lists(&self) -> [(&'static str, u64); Watched::ALL.len()] {
+        Watched::ALL.map(|watched| (watched.name(), self.inner.watches[watched as usize].lists.value()))
+    }
+
+    /// Errors of watches so far, by resource, and by reason.
+    #[must_use]
+    pub fn api_watch_errors(&self) -> [(&'static str, [(&'static str, u64); 2]); Watched::ALL.len()] {
+        Watched::ALL.map(|watched| {
+            let WatchMeters { expired, other_errors, .. } = &self.inner.watches[watched as usize];
+            (watched.name(), [("Expired", expired.value()), ("Other", other_errors.value())])
+        })
     }
 
     /// A write to the API server has been answered, or not: whether it succeeded.

@@ -222,7 +222,7 @@ impl Reading {
     }
 
     fn node(&self, page: &mut Page<'_>) -> fmt::Result {
-        let Snapshot { storage, taps, rings_used, rings_limit, .. } = &self.snapshot;
+        let Snapshot { storage, taps, provisional, rings_used, rings_limit, .. } = &self.snapshot;
         let help = "Bytes in the data directory.";
         page.one_gauge(bytes("data_dir_used"), help, storage.used)?;
         let help = "Bytes that the data directory may hold; absent without a quota.";
@@ -246,6 +246,15 @@ impl Reading {
             put(&[("mode", "Tcx")], taps.tcx.into())?;
             put(&[("mode", "Socket")], taps.socket.into())
         })?;
+        let help = "Taps for pods that have no interface yet: ready, or on new interfaces that are nobody's so far.";
+        page.gauge(plain("provisional_taps"), help, |put| {
+            put(&[("stage", "Ready")], provisional.ready.into())?;
+            put(&[("stage", "Attached")], provisional.attached.into())
+        })?;
+        let help = "Memory of the budget that the rings of provisional taps have.";
+        page.one_gauge(bytes("provisional_rings_used"), help, provisional.rings_used)?;
+        let help = "Memory of the budget that the rings of provisional taps may have.";
+        page.one_gauge(bytes("provisional_rings_limit"), help, provisional.rings_limit)?;
         let help = "How interfaces are tapped on this node, unless many are wanted at once.";
         if let Some(mode) = self.attach_mode {
             page.info("attach_mode", help, &[("mode", &format!("{mode:?}"))])?;
@@ -275,6 +284,22 @@ impl Reading {
                 .api()
                 .into_iter()
                 .try_for_each(|(object, _, errors)| put(&[("object", object)], errors))
+        })?;
+        let help = "Complete lists of objects read from the API server.";
+        page.counter(plain("api_lists"), help, |put| {
+            self.meters
+                .api_lists()
+                .into_iter()
+                .try_for_each(|(resource, lists)| put(&[("resource", resource)], lists))
+        })?;
+        let help = "Watches of the API server that failed; each is tried again.";
+        page.counter(plain("api_watch_errors"), help, |put| {
+            for (resource, errors) in self.meters.api_watch_errors() {
+                for (reason, errors) in errors {
+                    put(&[("resource", resource), ("reason", reason)], errors)?;
+                }
+            }
+            Ok(())
         })
     }
 

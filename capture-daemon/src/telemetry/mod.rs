@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use self::{health::Readiness, metrics::Reading, process::Process};
 pub use self::{
     health::STUCK,
-    meters::{ApiObject, Meters},
+    meters::{ApiObject, Meters, Watched},
     server::ServeError,
     snapshot::Snapshot,
 };

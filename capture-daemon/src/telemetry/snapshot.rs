@@ -37,6 +37,8 @@ pub struct Snapshot {
     others: Namespace,
     /// Interfaces that are tapped by tcx, and by packet sockets.
     pub taps: Taps,
+    /// Taps of pods that have no interface yet.
+    pub provisional: ProvisionalTaps,
     /// Bytes of ring buffers that taps have.
     pub rings_used: u64,
     /// Bytes of ring buffers that taps may have.
@@ -54,6 +56,19 @@ pub struct Taps {
     pub tcx: u32,
     /// By a packet socket.
     pub socket: u32,
+}
+
+/// Taps that are loaded before it is known which interface is the pod's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ProvisionalTaps {
+    /// On no interface yet.
+    pub ready: u32,
+    /// On new interfaces that are nobody's so far.
+    pub attached: u32,
+    /// Bytes of their ring buffers.
+    pub rings_used: u64,
+    /// Bytes that these may have.
+    pub rings_limit: u64,
 }
 
 /// One namespace's numbers.

@@ -5,15 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::telemetry::Watched;
+
 /// What the agent asks of the API server; one can fail without the others, when a permission is taken away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Channel {
     /// A question each half minute: a watch may stay silent for minutes although nobody is there any more.
     Probe,
-    Pods,
-    Captures,
-    Policies,
-    Namespaces,
+    Watch(Watched),
 }
 
 /// A watch that is tried again in vain tells so at least as often: connecting and waiting take no longer.
@@ -65,11 +64,11 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut contact = Contact::default();
         assert_eq!(contact.failing(start), None);
-        assert!(contact.bad(Channel::Pods, at(0)));
+        assert!(contact.bad(Channel::Watch(Watched::Pods), at(0)));
         assert!(contact.bad(Channel::Probe, at(10)));
-        assert!(!contact.bad(Channel::Pods, at(30)));
+        assert!(!contact.bad(Channel::Watch(Watched::Pods), at(30)));
         assert_eq!(contact.failing(at(40)), Some(Duration::from_secs(40)));
-        contact.good(Channel::Pods);
+        contact.good(Channel::Watch(Watched::Pods));
         assert_eq!(contact.failing(at(40)), Some(Duration::from_secs(30)));
         contact.good(Channel::Probe);
         assert_eq!(contact.failing(at(40)), None);
@@ -80,18 +79,18 @@ mod tests {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut contact = Contact::default();
-        contact.bad(Channel::Policies, at(0));
-        contact.bad(Channel::Policies, at(50));
+        contact.bad(Channel::Watch(Watched::Policies), at(0));
+        contact.bad(Channel::Watch(Watched::Policies), at(50));
         assert_eq!(contact.failing(at(100)), Some(Duration::from_secs(100)));
         assert_eq!(contact.failing(at(111)), None);
-        assert!(contact.bad(Channel::Policies, at(200)));
+        assert!(contact.bad(Channel::Watch(Watched::Policies), at(200)));
         assert_eq!(contact.failing(at(201)), Some(Duration::from_secs(1)));
         // A permission that was taken away does not come back with the server.
         contact.bad(Channel::Probe, at(202));
         contact.good(Channel::Probe);
         assert_eq!(contact.failing(at(203)), None);
         contact.good(Channel::Probe);
-        contact.bad(Channel::Policies, at(204));
+        contact.bad(Channel::Watch(Watched::Policies), at(204));
         contact.good(Channel::Probe);
         assert_eq!(contact.failing(at(205)), Some(Duration::from_secs(1)));
     }

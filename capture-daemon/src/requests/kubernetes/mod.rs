@@ -25,6 +25,7 @@ use self::{events::Events, source::Source, store::NamespaceUids};
 use crate::{
     pods::PodWatch,
     session::wanted::{RequestEvent, RunKey},
+    telemetry::Meters,
 };
 
 /// How long connecting may take.
@@ -48,6 +49,8 @@ pub struct Options {
     pub patience: Duration,
     /// Where the addresses of this node's pods are told.
     pub pods: PodWatch,
+    /// Where lists and errors of watches are counted.
+    pub meters: Meters,
 }
 
 /// Why the API server cannot be watched.

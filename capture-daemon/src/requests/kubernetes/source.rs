@@ -26,11 +26,12 @@ use super::{
         KnownCapture, KnownNamespace, KnownPod, KnownPolicy, Name, WatchedCapture, WatchedPod, WatchedPolicy,
     },
     store::{NamespaceUids, Store},
-    watch::{watch, watch_anew},
+    watch::{After, watch},
 };
 use crate::{
     requests::{changes::Changes, desired::Accepted},
     session::wanted::{RequestEvent, Wanted},
+    telemetry::Watched,
 };
 
 /// How often the server is asked whether it is there, unless patience is shorter.
@@ -61,8 +62,8 @@ pub(super) struct Source {
     accepted: Accepted,
     namespaces: NamespaceUids,
     events: Arc<Events>,
-    /// Has the pods listed anew.
-    relist: Arc<Notify>,
+    /// Have each kind listed anew.
+    relist: [Arc<Notify>; Watched::ALL.len()],
     /// All captures are forbidden because the server is away.
     away: Option<Refusal>,
     listed: bool,
@@ -75,13 +76,17 @@ impl Source {
         namespaces: NamespaceUids,
         events: Arc<Events>,
     ) -> Self {
-        let relist = Arc::new(Notify::new());
+        let relist = <[Arc<Notify>; Watched::ALL.len()]>::default();
+        let [for_pods, for_captures, for_policies, for_spaces] = relist.clone();
         let node = options.node.as_str();
         let own = Config::default().fields(&format!("spec.nodeName={node}"));
-        let pods = watch_anew(Api::all(client.clone()), own, node, Arc::clone(&relist));
-        let captures = watch(Api::all(client.clone()), Config::default(), node);
-        let policies = watch(Api::all(client.clone()), Config::default(), node);
-        let spaces = watch(Api::<PartialObjectMeta<Namespace>>::all(client.clone()), Config::default(), node);
+        let all = Config::default;
+        // Whose an address is must be known for sure after an error.
+        let pods = watch(Api::all(client.clone()), own, node, After::Anew, for_pods);
+        let captures = watch(Api::all(client.clone()), all(), node, After::Resumed, for_captures);
+        let policies = watch(Api::all(client.clone()), all(), node, After::Resumed, for_policies);
+        let spaces = Api::<PartialObjectMeta<Namespace>>::all(client.clone());
+        let spaces = watch(spaces, all(), node, After::Resumed, for_spaces);
         let pause = PROBE.min(options.patience / 3).max(TICK);
         let probes = stream::unfold((client, pause), |(client, pause)| async move {
             tokio::time::sleep(pause).await;
@@ -154,7 +159,7 @@ impl Source {
     fn take(&mut self, news: News) -> bool {
         match news {
             News::Pod(told) => {
-                let Some(event) = self.heard(Channel::Pods, told) else {
+                let Some(event) = self.heard(Watched::Pods, told) else {
                     self.options.pods.set_live(false);
                     return false;
                 };
@@ -168,11 +173,11 @@ impl Source {
                 }
                 changed
             }
-            News::Capture(told) => self.heard(Channel::Captures, told).is_some_and(|event| {
+            News::Capture(told) => self.heard(Watched::Captures, told).is_some_and(|event| {
                 self.store.captures.take(event, |capture| Name::of(capture.meta()), KnownCapture::from)
             }),
             News::Policy(told) => {
-                let Some(event) = self.heard(Channel::Policies, told) else { return false };
+                let Some(event) = self.heard(Watched::Policies, told) else { return false };
                 let changed =
                     self.store.policies.take(event, |policy| Name::of(policy.meta()), KnownPolicy::from);
                 if changed {
@@ -181,7 +186,7 @@ impl Source {
                 changed
             }
             News::Namespace(told) => {
-                let Some(event) = self.heard(Channel::Namespaces, told) else { return false };
+                let Some(event) = self.heard(Watched::Namespaces, told) else { return false };
                 let changed = self.store.namespaces.take(
                     event,
                     |namespace| Name::of(&namespace.metadata),
@@ -195,8 +200,9 @@ impl Source {
             }
             News::Probe(Ok(())) => {
                 if self.contact.failing(Instant::now()).is_some() {
-                    // Whatever was missed of pods, addresses above all, is heard now.
-                    self.relist.notify_one();
+                    // A watch may wait for minutes on a connection that the network has forgotten. Whatever was missed,
+                    // addresses of pods above all, is heard now.
+                    self.relist.iter().for_each(|kind| kind.notify_one());
                 }
                 self.contact.good(Channel::Probe);
                 false
@@ -211,18 +217,23 @@ impl Source {
         }
     }
 
-    fn heard<K>(&mut self, channel: Channel, told: Told<K>) -> Option<Event<K>> {
+    fn heard<K>(&mut self, watched: Watched, told: Told<K>) -> Option<Event<K>> {
+        let (channel, meters) = (Channel::Watch(watched), &self.options.meters);
         match told {
             Ok(event) => {
                 // A list that begins has not been answered yet.
                 if !matches!(event, Event::Init) {
                     self.contact.good(channel);
                 }
+                if matches!(event, Event::InitDone) {
+                    meters.api_list(watched);
+                }
                 Some(event)
             }
             Err(error) => {
+                meters.api_watch_error(watched, has_expired(&error));
                 if self.contact.bad(channel, Instant::now()) {
-                    warn!(?channel, %error, "a watch of the API server failed; trying on");
+                    warn!(resource = watched.name(), %error, "a watch of the API server failed; trying on");
                 }
                 None
             }
@@ -252,6 +263,17 @@ impl Source {
         }
         true
     }
+}
+
+/// Whether the server no longer knows what came after the last news (410). A list follows.
+fn has_expired(error: &Error) -> bool {
+    let status = match error {
+        Error::WatchError(status) => status,
+        Error::InitialListFailed(kube::Error::Api(status))
+        | Error::WatchStartFailed(kube::Error::Api(status)) => status,
+        _ => return false,
+    };
+    status.code == 410
 }
 
 /// Whether a capture's window is over, or it was stopped: pods that come now have no part in it.

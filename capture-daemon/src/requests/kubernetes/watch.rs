@@ -17,23 +17,21 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from
 /// Objects a page of a list: what is held at once of a large cluster.
 const PAGE: u32 = 100;
 
-/// News of the objects: first a list, then changes, after errors from where it was, or a list again.
+/// What follows an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum After {
+    /// What has changed since the last news; a list when the server does not know that any more.
+    Resumed,
+    /// A list.
+    Anew,
+}
+
+/// News of the objects: first a list, then changes. A list again whenever `relist` says so.
 pub(super) fn watch<K>(
     api: Api<K>,
     config: Config,
     node: &str,
-) -> impl Stream<Item = watcher::Result<Event<K>>> + Send + use<K>
-where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
-{
-    patient(watcher(api, config.page_size(PAGE)), Pauses::new(PAUSES.0, PAUSES.1, seed(node)))
-}
-
-/// As [`watch`], and begins with a list after every error, and whenever `relist` says so.
-pub(super) fn watch_anew<K>(
-    api: Api<K>,
-    config: Config,
-    node: &str,
+    after_errors: After,
     relist: Arc<Notify>,
 ) -> impl Stream<Item = watcher::Result<Event<K>>> + Send + use<K>
 where
@@ -44,7 +42,7 @@ where
     };
     let news = stream::unfold(
         (begin, relist, None),
-        |(begin, relist, current): (_, _, Option<BoxStream<'static, _>>)| async move {
+        move |(begin, relist, current): (_, _, Option<BoxStream<'static, _>>)| async move {
             let mut current = current.unwrap_or_else(&begin);
             let news = loop {
                 tokio::select! {
@@ -52,7 +50,7 @@ where
                     () = relist.notified() => current = begin(),
                 }
             };
-            let current = news.is_ok().then_some(current);
+            let current = (news.is_ok() || after_errors == After::Resumed).then_some(current);
             Some((news, (begin, relist, current)))
         },
     );

@@ -28,6 +28,7 @@ use super::{
     objects::{Name, WatchedRecord},
     pace::{Pace, Pauses, seed},
     store::NamespaceUids,
+    watch::{After, watch},
 };
 use crate::{
     session::Records,
@@ -87,10 +88,12 @@ impl ClusterRecords {
     /// Writes until `stop`, then the last states for a moment.
     pub(super) async fn write(self, client: Client, namespaces: NamespaceUids, stop: Arc<Notify>) {
         let selector = format!("spec.node={}", self.0.node);
-        let records = super::watch::watch(
+        let records = watch(
             Api::<WatchedRecord>::all(client.clone()),
             watcher::Config::default().fields(&selector),
             &self.0.node,
+            After::Resumed,
+            Arc::default(),
         );
         pin_mut!(records);
         let mut writer = Writer {
