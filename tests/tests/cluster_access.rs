@@ -550,3 +550,120 @@ fn a_namespace_is_allowed_by_who_makes_policies() {
         std::panic::resume_unwind(panic);
     }
 }
+
+#[test]
+#[ignore = "needs a cluster: cargo xtask test --cluster"]
+fn an_agent_can_neither_have_records_kept_nor_say_later_whose_they_are() {
+    let admin = admin();
+    let space = Namespace::make(&admin.cluster, "kept", &[]).unwrap();
+    let node = nodes(&admin).remove(0);
+    let agent = Agent::on(&node);
+    let create = ["create", "-f", "-"];
+    let owner = json!([{"apiVersion": "v1", "kind": "Namespace", "name": space.name(), "uid": "u"}]);
+    for (field, value) in [("finalizers", json!(["podtap.dev/kept"])), ("ownerReferences", owner)] {
+        let mut kept = record(space.name(), "kept", &node);
+        kept["metadata"][field] = value;
+        let said = agent.kubectl.refused(&create, &kept).unwrap();
+        assert!(said.contains("neither finalizers nor owners"), "{field}: {said}");
+    }
+    agent.kubectl.send(&create, &record(space.name(), "own", &node)).unwrap();
+    let patch = |patch: &str| {
+        let words = ["-n", space.name(), "patch", "podcapture", "own", "--type=merge", "-p", patch];
+        agent.kubectl.run(&words).map_err(|error| format!("{error:#}"))
+    };
+    let said = patch(r#"{"metadata":{"finalizers":["podtap.dev/kept"]}}"#).unwrap_err();
+    assert!(said.contains("neither finalizers nor owners"), "{said}");
+    for field in [r#""namespaceUID":null"#, r#""capture":"c""#, r#""requestUID":"r""#] {
+        let said = patch(&format!(r#"{{"spec":{{{field}}}}}"#)).unwrap_err();
+        assert!(said.contains("never changes"), "{field}: {said}");
+    }
+    patch(r#"{"metadata":{"labels":{"podtap.dev/pod":"web"}}}"#).unwrap();
+}
+
+#[test]
+#[ignore = "needs a cluster: cargo xtask test --cluster"]
+fn what_reaches_a_pod_by_a_revision_or_a_binding_is_looked_at_too() {
+    let admin = admin();
+    let space = Namespace::make(&admin.cluster, "ways", &[]).unwrap();
+    let in_space = ["-n", space.name()];
+    admin.bind(space.name(), "podtap-user", "jane").unwrap();
+    for (role, resource) in [("revisions", "controllerrevisions.apps"), ("bindings", "pods/binding")] {
+        let resource = format!("--resource={resource}");
+        let make = ["create", "role", role, "--verb=create,update,patch,get", &resource];
+        admin.run(&[&in_space[..], &make].concat()).unwrap();
+        let role_flag = format!("--role={role}");
+        let bind = ["create", "rolebinding", role, &role_flag, "--user=dev", "--user=jane"];
+        admin.run(&[&in_space[..], &bind].concat()).unwrap();
+    }
+    let (dev, jane) = (Kubectl::person("dev", &[]).unwrap(), Kubectl::person("jane", &[]).unwrap());
+
+    let revision = |labels: Value| {
+        let template = json!({"$patch": "replace", "metadata": {"labels": labels}, "spec": pod_spec()});
+        json!({
+            "apiVersion": "apps/v1", "kind": "ControllerRevision", "metadata": {"name": "web-1"}, "revision": 1,
+            "data": {"spec": {"template": template}},
+        })
+    };
+    let create = [&in_space[..], &CREATE].concat();
+    dev.send(&create, &revision(json!({"app": "web"}))).unwrap();
+    let said = dev.refused(&create, &revision(captured())).unwrap();
+    assert!(said.contains("podtap-user") && said.contains("template"), "{said}");
+    jane.send(&create, &revision(captured())).unwrap();
+
+    // What a binding carries becomes the pod's.
+    admin
+        .send(&[&in_space[..], &["create", "-f", "-"]].concat(), &pod("web", captured(), json!({})))
+        .unwrap();
+    let path = format!("/api/v1/namespaces/{}/pods/web/binding?dryRun=All", space.name());
+    let bind = |who: &Kubectl, labels: Value, annotations: Value| {
+        let binding = json!({
+            "apiVersion": "v1", "kind": "Binding",
+            "metadata": {"name": "web", "labels": labels, "annotations": annotations},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": "nowhere"},
+        });
+        who.send(&["create", "--raw", &path, "-f", "-"], &binding).err().map(|error| format!("{error:#}"))
+    };
+    let forbidden =
+        |said: Option<String>| said.is_some_and(|said| said.contains("may not create packetcaptures"));
+    for (labels, annotations) in [
+        (captured(), json!({})),
+        (json!({"podtap.dev/other": "x"}), json!({})),
+        (json!({}), json!({"podtap.dev/duration": "10h"})),
+    ] {
+        assert!(forbidden(bind(&dev, labels.clone(), annotations.clone())), "{labels} {annotations}");
+        assert!(!forbidden(bind(&jane, labels, annotations)));
+    }
+    assert!(!forbidden(bind(&dev, json!({"team": "blue"}), json!({"team": "blue"}))));
+}
+
+#[test]
+#[ignore = "needs a cluster: cargo xtask test --cluster"]
+fn the_gateway_makes_the_default_policy_and_no_other() {
+    let _in_force = admin();
+    let gateway = Kubectl::person(GATEWAY, &[]).unwrap();
+    let policy = |name: &str, selector: Value| {
+        json!({
+            "apiVersion": "podtap.dev/v1alpha1", "kind": "CapturePolicy", "metadata": {"name": name},
+            "spec": {"namespaceSelector": selector},
+        })
+    };
+    let allowed = json!({"matchLabels": {"podtap.dev/allow": "true"}});
+    for other in [policy("other", allowed.clone()), policy("default", json!({}))] {
+        let said = gateway.refused(&CREATE, &other).unwrap();
+        assert!(said.contains("an admin makes others"), "{said}");
+    }
+    if let Err(error) = gateway.send(&CREATE, &policy("default", allowed)) {
+        assert!(error.to_string().contains("already exists"), "{error:#}");
+    }
+    for verb in ["update", "patch", "delete"] {
+        assert!(!gateway.may(None, verb, "capturepolicies.podtap.dev").unwrap(), "{verb}");
+    }
+    // Of agents it may see the configuration, and nothing else there.
+    for (what, may) in
+        [("configmap/podtap-agent", "yes"), ("configmaps", "no"), ("secrets", "no"), ("pods", "no")]
+    {
+        let ask = ["auth", "can-i", "get", what, "-n", "podtap-system"];
+        let output = gateway.command(&ask).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), may, "{what}");
+    }
+}
