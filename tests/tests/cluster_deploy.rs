@@ -3,8 +3,11 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
+use std::time::Duration;
+
 use podtap_tests::cluster::{Namespace, SOON, wait};
 use podtap_tests::kubectl::Kubectl;
+use podtap_tests::process::output_within;
 use serde_json::{Value, json};
 
 const OVERLAY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/overlays/default");
@@ -27,6 +30,20 @@ fn packet_capture(spec: &Value) -> Value {
     })
 }
 
+/// A spec that selects by so many labels with keys of that length.
+fn select_by_labels(labels: usize, key: usize) -> Value {
+    let labels: Value =
+        (0..labels).map(|number| (format!("{number:a>key$}"), json!("v".repeat(63)))).collect();
+    json!({"podSelector": {"matchLabels": labels}})
+}
+
+/// A spec that selects by so many expressions with so many values.
+fn select_by_expressions(expressions: usize, values: usize) -> Value {
+    let expression =
+        json!({"key": "k".repeat(317), "operator": "In", "values": vec!["v".repeat(63); values]});
+    json!({"podSelector": {"matchExpressions": vec![expression; expressions]}})
+}
+
 fn policy(spec: &Value) -> Value {
     json!({"apiVersion": "podtap.dev/v1alpha1", "kind": "CapturePolicy", "metadata": {"name": "p"}, "spec": spec})
 }
@@ -35,12 +52,18 @@ fn policy(spec: &Value) -> Value {
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn applying_it_again_changes_nothing() {
     let admin = admin();
+    default_policy(&admin);
+    wait("what the gateway notes about it", SOON, || {
+        let config = ["-n", "podtap-gateway", "configmap", "podtap-default-policy"];
+        Ok(admin.cluster.get_json(&config)?["metadata"]["annotations"]["podtap.dev/made"]
+            .is_string()
+            .then_some(()))
+    })
+    .unwrap();
     // What was asked for, without what Kubernetes itself notes about it.
     let state = || {
         let mut objects = admin.cluster.get_json(&["-k", OVERLAY, "--ignore-not-found"]).unwrap();
         let objects = objects["items"].as_array_mut().unwrap();
-        // A job that is done goes away after a while, and is made again; it leaves the policy as it is.
-        objects.retain(|object| object["kind"] != "Job");
         for object in &mut *objects {
             object.as_object_mut().unwrap().remove("status");
             let metadata = object["metadata"].as_object_mut().unwrap();
@@ -52,7 +75,7 @@ fn applying_it_again_changes_nothing() {
     let before = state();
     assert!(before.len() > 25, "{before:#?}");
     let said = admin.run(&["apply", "-k", OVERLAY]).unwrap();
-    assert!(!said.lines().any(|line| line.ends_with(" created") && !line.starts_with("job.")), "{said}");
+    assert!(!said.lines().any(|line| line.ends_with(" created")), "{said}");
     assert!(state() == before, "{said}");
 }
 
@@ -82,6 +105,8 @@ fn what_makes_no_sense_is_refused_at_once_and_the_message_says_what_to_write() {
         "output": {"objectStore": "archive"},
     });
     check(&packet_capture(&all), None);
+    check(&packet_capture(&select_by_labels(32, 317)), None);
+    check(&packet_capture(&select_by_expressions(16, 32)), None);
     for spec in [
         json!({"podSelector": {}}),
         json!({"podNames": ["web"], "retention": "0", "limits": {"bytes": "1.5Gi"}, "duration": "1.5h"}),
@@ -125,6 +150,13 @@ fn what_makes_no_sense_is_refused_at_once_and_the_message_says_what_to_write() {
             "In and NotIn need values",
         ),
         (json!({"durration": "10m"}), "durration"),
+        // Every agent reads every capture, so none may be large.
+        (select_by_labels(33, 1), "at most 32"),
+        (select_by_labels(1, 318), "at most 317 characters"),
+        (select_by_expressions(17, 1), "at most 16"),
+        (select_by_expressions(1, 33), "at most 32"),
+        (json!({"snapLength": "0".repeat(33) + "9"}), "32"),
+        (json!({"startTime": format!("2026-12-01T10:00:00.{}Z", "0".repeat(64))}), "64"),
     ] {
         let mut spec = spec;
         if spec.get("podNames").is_none() && word != "write podSelector" && spec.get("podSelector").is_none()
@@ -240,31 +272,77 @@ fn each_field(schema: &Value, path: &str, visit: &mut impl FnMut(&str, &Value)) 
     }
 }
 
+/// The default policy, once a gateway has made it.
+fn default_policy(admin: &Kubectl) -> Value {
+    wait("the default policy", SOON, || admin.cluster.get_json(&["capturepolicy", "default"]).map(Some))
+        .unwrap()
+}
+
+/// Has other gateways run than before, and waits until one of them has taken over.
+fn restart_gateways(admin: &Kubectl) {
+    let gateways = ["-n", "podtap-gateway"];
+    admin.run(&[&gateways[..], &["rollout", "restart", "deployment/podtap-gateway"]].concat()).unwrap();
+    let status = ["rollout", "status", "deployment/podtap-gateway", "--timeout=80s"];
+    admin.cluster.kubectl_within(SOON, &[&gateways[..], &status].concat()).unwrap();
+    wait("a gateway that leads", SOON, || {
+        let lease = admin.cluster.get_json(&["-n", "podtap-gateway", "lease", "podtap-gateway"])?;
+        let pods = admin.cluster.get_json(&[&gateways[..], &["pods"]].concat())?;
+        let holds = |pod: &Value| {
+            let metadata = &pod["metadata"];
+            metadata["name"] == lease["spec"]["holderIdentity"] && metadata["deletionTimestamp"].is_null()
+        };
+        Ok(pods["items"].as_array().unwrap().iter().any(holds).then_some(()))
+    })
+    .unwrap();
+}
+
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
-fn the_default_policy_is_there_and_stays_as_an_admin_leaves_it() {
+fn the_default_policy_is_made_once_whatever_image_was_named_first() {
     let admin = admin();
-    let default = || admin.cluster.get_json(&["capturepolicy", "default"]);
-    let policy = wait("the default policy", SOON, || default().map(Some)).unwrap();
+    let policy = default_policy(&admin);
     assert_eq!(policy["spec"]["namespaceSelector"]["matchLabels"], json!({"podtap.dev/allow": "true"}));
     assert_eq!(policy["spec"]["caps"]["duration"], "10m");
-    admin.run(&["annotate", "--overwrite", "capturepolicy", "default", "podtap.dev/test=kept"]).unwrap();
-    admin
-        .run(&["-n", "podtap-gateway", "delete", "job", "podtap-default-policy", "--ignore-not-found"])
-        .unwrap();
+
+    // As on a new cluster, with an image that no node has.
+    let gateways = ["-n", "podtap-gateway"];
+    let scale = ["scale", "deployment/podtap-gateway", "--replicas=0"];
+    admin.run(&[&gateways[..], &scale].concat()).unwrap();
+    wait("the gateways to go", SOON, || {
+        let pods = admin.run(&[&gateways[..], &["get", "pods", "-o", "name"]].concat())?;
+        Ok(pods.trim().is_empty().then_some(()))
+    })
+    .unwrap();
+    let forget = ["annotate", "configmap", "podtap-default-policy", "podtap.dev/made-"];
+    admin.run(&[&gateways[..], &forget].concat()).unwrap();
+    admin.run(&["delete", "capturepolicy", "default"]).unwrap();
+    let made = admin.run(&["kustomize", OVERLAY]).unwrap();
+    let deployment = made.split("\n---\n").find(|text| text.contains("\nkind: Deployment\n")).unwrap();
+    let missing = deployment.replace("registry.invalid/podtap:dev", "registry.invalid/podtap:none");
+    assert_ne!(missing, deployment);
+    output_within(&mut admin.cluster.command(&["apply", "-f", "-"]), &missing, SOON).unwrap();
+    wait("a gateway that has no image", SOON, || {
+        let pods = admin.cluster.get_json(&[&gateways[..], &["pods"]].concat())?;
+        Ok(pods.to_string().contains("podtap:none").then_some(()))
+    })
+    .unwrap();
+    // With the right one.
     admin.run(&["apply", "-k", OVERLAY]).unwrap();
-    let wait = [
-        "-n",
-        "podtap-gateway",
-        "wait",
-        "--for=condition=Complete",
-        "--timeout=60s",
-        "job/podtap-default-policy",
-    ];
-    admin.run(&wait).unwrap();
-    let policy = default().unwrap();
-    assert_eq!(policy["metadata"]["annotations"]["podtap.dev/test"], "kept");
-    admin.run(&["annotate", "capturepolicy", "default", "podtap.dev/test-"]).unwrap();
+    default_policy(&admin);
+
+    // As an admin leaves it.
+    admin.run(&["annotate", "capturepolicy", "default", "podtap.dev/test=kept"]).unwrap();
+    restart_gateways(&admin);
+    assert_eq!(default_policy(&admin)["metadata"]["annotations"]["podtap.dev/test"], "kept");
+    admin.run(&["delete", "capturepolicy", "default"]).unwrap();
+    admin.run(&["apply", "-k", OVERLAY]).unwrap();
+    restart_gateways(&admin);
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(admin.run(&["get", "capturepolicy", "default", "--ignore-not-found"]).unwrap(), "");
+    // And again, when an admin wants it.
+    admin.run(&[&gateways[..], &forget].concat()).unwrap();
+    restart_gateways(&admin);
+    default_policy(&admin);
 }
 
 #[test]
@@ -287,6 +365,11 @@ fn the_agent_is_run_as_a_guest_of_the_node() {
         mounts.filter(|one| one["readOnly"] != true).map(|one| &one["mountPath"]).collect();
     assert_eq!(written, ["/var/lib/podtap"]);
     assert!(agent["resources"]["limits"]["cpu"].is_null());
+    // Nobody but the node can keep a kubelet from being answered.
+    for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+        let asked = &agent[probe]["httpGet"];
+        assert_eq!((&asked["host"], &asked["port"]), (&json!("127.0.0.1"), &json!("health")), "{probe}");
+    }
     // Rings are charged to the limit, so it grows with the budget.
     let config = admin.cluster.get_json(&["-n", "podtap-system", "configmap", "podtap-agent"]).unwrap();
     let config = config["data"]["agent.yaml"].as_str().unwrap().to_owned();
