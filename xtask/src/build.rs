@@ -1,7 +1,6 @@
 //! The kernel programs, and the programs that run.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Result, bail};
 
@@ -48,7 +47,7 @@ pub(crate) fn benchmark() -> Result<PathBuf> {
 
 /// No packages are named: others than those of a plain `cargo build` would have their dependencies built otherwise.
 fn programs(names: &[&str]) -> Result<()> {
-    let mut build = Command::new(cargo());
+    let mut build = cargo();
     build.args(["build", "--release"]);
     for name in names {
         build.args(["--bin", name]);

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -56,10 +55,7 @@ fn made() -> Result<BTreeMap<PathBuf, String>> {
     if scratch.exists() {
         fs::remove_dir_all(&scratch).with_context(|| scratch.display().to_string())?;
     }
-    run(Command::new(cargo())
-        .args(["run", "--quiet", "--example", "manifests", "--"])
-        .arg(&scratch)
-        .current_dir(root()))?;
+    run(cargo().args(["run", "--quiet", "--example", "manifests", "--"]).arg(&scratch).current_dir(root()))?;
     let mut files = BTreeMap::new();
     collect(&scratch, &scratch, &mut files)?;
     Ok(files)

@@ -40,7 +40,7 @@ fn heading(what: &str) {
 }
 
 fn inner(words: &[&str]) -> Command {
-    let mut command = Command::new(cargo());
+    let mut command = cargo();
     command.args(words).current_dir(root());
     command
 }

@@ -30,7 +30,7 @@ pub(crate) fn bench(arguments: &Arguments) -> Result<()> {
 pub(crate) fn fuzz(arguments: &Arguments) -> Result<()> {
     root_only()?;
     setup::prepare(&[Purpose::Build])?;
-    let mut fuzzer = Command::new(cargo());
+    let mut fuzzer = cargo();
     fuzzer.args(["run", "--quiet", "--release", "--example", "fuzz", "--"]);
     run(fuzzer.args(&arguments.arguments).current_dir(root()))
 }

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// Root of the workspace.
 pub(crate) fn root() -> PathBuf {
@@ -23,8 +24,18 @@ pub(crate) fn own() -> PathBuf {
 }
 
 /// The cargo that runs this, so that a chosen toolchain stays chosen.
-pub(crate) fn cargo() -> PathBuf {
-    env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from)
+pub(crate) fn cargo() -> Command {
+    let program = env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
+    let mut cargo = Command::new(program);
+    // What it told this program about itself. Build scripts that look at such variables (ring's) would run again, and all
+    // that depends on them be compiled again, whenever one build comes from here and the next one from a shell.
+    for (name, _) in env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(&*name);
+        }
+    }
+    cargo
 }
 
 /// The first executable of that name on PATH.

@@ -59,7 +59,7 @@ impl Toolchain {
                 linker
             }
             Self::Debian { linker } => {
-                command = Command::new(cargo());
+                command = cargo();
                 command.arg(subcommand).env("RUSTC", DEBIAN_RUSTC).env("RUSTC_BOOTSTRAP", "1");
                 linker
             }
@@ -161,7 +161,7 @@ fn install_linker() -> Result<()> {
     let path = std::env::join_paths(std::iter::once(bin).chain(std::env::split_paths(&path)))?;
     step(
         &format!("cargo install bpf-linker {LINKER_VERSION} (about a minute)"),
-        Command::new(cargo())
+        cargo()
             .args(["install", "--locked", "--version", LINKER_VERSION, "bpf-linker"])
             .args(["--no-default-features", "--features", "llvm-22"])
             .env("LLVM_SYS_221_PREFIX", LLVM_PREFIX)

@@ -30,7 +30,7 @@ pub(crate) fn cargo_deny() -> Result<PathBuf> {
             return Ok(program);
         }
     }
-    let mut install = Command::new(cargo());
+    let mut install = cargo();
     install.args(["install", "--locked", "--version", VERSION, "cargo-deny", "--root"]).arg(&home);
     step(&format!("cargo install cargo-deny {VERSION} (some minutes)"), &mut install)?;
     Ok(program)

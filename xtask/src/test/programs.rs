@@ -45,7 +45,7 @@ pub(super) struct Programs {
 impl Programs {
     /// Builds them.
     pub(super) fn build(wanted: Wanted) -> Result<Self> {
-        let mut build = Command::new(cargo());
+        let mut build = cargo();
         build.args(["test", "--no-run", "--message-format=json-render-diagnostics"]);
         match wanted {
             // Neither examples, which lint compiles, nor documentation, which has no tests.
