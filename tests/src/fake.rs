@@ -111,19 +111,25 @@ impl Bulk {
     }
 
     fn connect(&self) -> Result<Connection> {
-        let stream = TcpStream::connect(self.address)?;
-        stream.set_read_timeout(Some(CALL))?;
-        stream.set_nodelay(true)?;
-        Ok(Connection(BufReader::new(stream)))
+        Connection::open(self.address)
     }
 }
 
 /// A kept connection; see RFC 9112.
-struct Connection(BufReader<TcpStream>);
+#[derive(Debug)]
+pub(crate) struct Connection(BufReader<TcpStream>);
 
 impl Connection {
+    /// To a server that speaks HTTP without TLS.
+    pub(crate) fn open(address: SocketAddr) -> Result<Self> {
+        let stream = TcpStream::connect(address)?;
+        stream.set_read_timeout(Some(CALL))?;
+        stream.set_nodelay(true)?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
     /// Makes one call and gives the answer's body.
-    fn make(&mut self, call: &Call, guarded: bool) -> Result<Vec<u8>> {
+    pub(crate) fn make(&mut self, call: &Call, guarded: bool) -> Result<Vec<u8>> {
         let (status, body) =
             self.exchange(call, guarded).with_context(|| format!("{} {}", call.method, call.path))?;
         let good = (200..300).contains(&status) || status == call.or;

@@ -21,6 +21,17 @@ impl Memory {
     }
 }
 
+/// Bytes of a process in RAM, shared ones included: now, and at most so far.
+pub fn resident(process: u32) -> Result<(u64, u64)> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let field = |name: &str| -> Result<u64> {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).context("not in /proc")?;
+        let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().context("not a number")?;
+        Ok(kibibytes << 10)
+    };
+    Ok((field("VmRSS:")?, field("VmHWM:")?))
+}
+
 /// Looks at a process. Rings that it maps are counted with the BPF objects only.
 pub fn of(process: u32) -> Result<Memory> {
     let maps = fs::read_to_string(format!("/proc/{process}/smaps")).context("smaps")?;

@@ -4,6 +4,8 @@
 //! `PODTAP_XTASK` name the programs; without them those of this workspace are used.
 
 mod namespace;
+pub mod outage;
+pub mod pinger;
 mod pod;
 pub mod podtap;
 
@@ -140,6 +142,15 @@ impl Cluster {
         Ok(names.filter_map(|node| node["metadata"]["name"].as_str()).map(str::to_owned).collect())
     }
 
+    /// Whether it is there for the tests only: they may take it away and bring it up again.
+    pub fn is_disposable(&self) -> bool {
+        let disposable = self.own && std::env::var_os("PODTAP_CLUSTER_DISPOSABLE").is_some();
+        if !disposable {
+            eprintln!("not tested: this needs a cluster that `cargo xtask test` brought up itself");
+        }
+        disposable
+    }
+
     /// Ends a part of the cluster at once, as a crash does: `api`, `node2` and the like, see `cargo xtask cluster stop`.
     pub fn stop(&self, part: &str) -> Result<()> {
         self.xtask("stop", part)
@@ -172,7 +183,8 @@ impl Cluster {
     }
 }
 
-fn xtask() -> Command {
+/// What brings the cluster up and takes it away: `cargo xtask`.
+pub fn xtask() -> Command {
     let built = target().join("debug/xtask");
     Command::new(std::env::var_os("PODTAP_XTASK").map_or(built, PathBuf::from))
 }

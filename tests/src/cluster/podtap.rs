@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::{Cluster, Namespace, wait};
+use crate::metrics::Metrics;
 use crate::scratch::Scratch;
 
 /// The label that asks for a capture.
@@ -40,6 +41,18 @@ impl Cluster {
         let list = self.get_json(&[&agents[..], &["--field-selector", &on_node]].concat())?;
         let living = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_null();
         list["items"].as_array().context("no list")?.iter().find(living).cloned().context("no agent there")
+    }
+
+    /// What the agent of a node tells of itself.
+    pub fn agent_metrics(&self, node: &str) -> Result<Metrics> {
+        let agent = self.agent(node)?;
+        self.metrics("podtap-system", agent["metadata"]["name"].as_str().context("no name")?, 9471)
+    }
+
+    /// The metrics that a pod serves at a port, asked for through the API server.
+    pub fn metrics(&self, namespace: &str, pod: &str, port: u16) -> Result<Metrics> {
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy/metrics");
+        Metrics::parse(&self.kubectl(&["get", "--raw", &path])?)
     }
 
     /// A record's files, oldest first, fetched out of its agent.

@@ -3,9 +3,10 @@
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use podtap_tests::agent::Agent;
 use podtap_tests::manifest;
+use podtap_tests::memory;
 use podtap_tests::metrics::{free_address, wait_for_status};
 
 use crate::bench::Bench;
@@ -38,7 +39,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<Row> {
         thread::sleep(span);
         let percent = |spent: Duration| 100.0 * spent.as_secs_f64() / span.as_secs_f64();
         let spent = percent(cpu::time(process)? - before);
-        let found = resident_bytes(process)? as f64 / f64::from(1 << 20);
+        let found = memory::resident(process)?.0 as f64 / f64::from(1 << 20);
         bench.progress(&format!("{found:.1} MiB, {spent:.3} %"));
         resident.push(Tool::Podtap, found);
         share.push(Tool::Podtap, spent);
@@ -53,12 +54,4 @@ pub(crate) fn run(bench: &mut Bench) -> Result<Row> {
         "Pods are there and none is wanted; metrics are served and nobody asks. Resident memory includes 16 MiB of write buffers that are kept ready. Threads that take most, in %: {threads}."
     )];
     bench.row("idle", "An agent that captures nothing", vec![resident, share], remarks)
-}
-
-/// Bytes of a process in RAM, shared ones included.
-fn resident_bytes(process: u32) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse().context("VmRSS")?;
-    Ok(kibibytes << 10)
 }

@@ -2,8 +2,10 @@
 //!
 //! Prints figures; they are what the machine did that it ran on.
 
+mod agent;
 mod elsewhere;
 mod status;
+mod writes;
 
 use clap::{Parser, Subcommand};
 
@@ -19,13 +21,20 @@ struct Cli {
 enum Command {
     /// One PacketCapture in which many nodes take part: sizes of objects, the gateway's memory and its writes.
     Status(status::Status),
-    /// Pods and PacketCaptures that concern no node of the cluster, kept until Enter is pressed: for measuring agents.
+    /// An agent's memory: with pods on its node, and with many more and many PacketCaptures that do not concern it.
     Elsewhere(elsewhere::Elsewhere),
+    /// What an agent writes to the API server while many captures run on its node.
+    Writes(writes::Writes),
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Status(status) => status.run(),
         Command::Elsewhere(elsewhere) => elsewhere.run(),
+        Command::Writes(writes) => writes.run(),
     }
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }

@@ -10,6 +10,8 @@ use podtap_tests::gateway::{Gateway, Gateways};
 use podtap_tests::memory;
 use serde_json::{Value, json};
 
+use crate::mebibytes;
+
 /// The most bytes of an object.
 const LARGEST: usize = 16 << 10;
 /// How long anything may take with all nodes taking part.
@@ -149,8 +151,4 @@ fn largest(bulk: &Bulk) -> Result<Vec<(&'static str, usize)>> {
             Ok((objects, items.iter().map(|object| object.to_string().len()).max().unwrap_or_default()))
         })
         .collect()
-}
-
-fn mebibytes(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
