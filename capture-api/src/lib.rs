@@ -23,14 +23,14 @@ mod settings;
 pub mod strict;
 
 pub use amount::{Amount, QuantityError, human_bytes, parse_quantity};
-pub use caps::{Caps, CapsSpec, Defaults};
 pub use bounds::{MAX_SPEC, MAX_SPECS, SpecRoom};
+pub use caps::{Caps, CapsSpec, Defaults};
 pub use capture_policy::{CapturePolicy, CapturePolicySpec};
 pub use definitions::definitions;
 pub use duration::{DurationError, GoDuration};
 pub use effective::{MIN_FILE_BYTES, from_annotations, from_spec};
-pub use packet_capture::{
 pub use metadata::few_metadata;
+pub use packet_capture::{
     DesiredState, Direction, LimitsSpec, OutputSpec, PacketCapture, PacketCaptureSpec, PacketCaptureStatus,
     RateLimitSpec, RotationSpec,
 };

@@ -3,6 +3,7 @@
 //!
 //! Everything here runs on one thread with a runtime of its own, so that nothing of it can hold up a capture.
 
+mod captures;
 mod collection;
 mod contact;
 mod events;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use capture_api::{CapturePolicy, PacketCapture, PodCapture, Policy, keys};
+use capture_api::{CapturePolicy, PacketCapture, PodCapture, Policy, Refusal, few_metadata, keys};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::Pod,
@@ -60,6 +60,7 @@ struct WatchedContainer {
 #[derive(Clone, Debug, Deserialize, Resource)]
 #[resource(inherit = "PacketCapture")]
 pub(super) struct WatchedCapture {
+    #[serde(deserialize_with = "few_metadata")]
     metadata: ObjectMeta,
     #[serde(default)]
     spec: Value,
@@ -69,6 +70,7 @@ pub(super) struct WatchedCapture {
 #[derive(Clone, Debug, Deserialize, Resource)]
 #[resource(inherit = "CapturePolicy")]
 pub(super) struct WatchedPolicy {
+    #[serde(deserialize_with = "few_metadata")]
     metadata: ObjectMeta,
     #[serde(default)]
     spec: Value,
@@ -147,8 +149,8 @@ impl From<WatchedPod> for KnownPod {
 pub(super) struct KnownCapture {
     pub(super) uid: String,
     pub(super) created: Timestamp,
-    /// JSON.
-    pub(super) spec: Box<str>,
+    /// JSON, or why it is not kept.
+    pub(super) spec: Result<Box<str>, Refusal>,
     /// Somebody deletes it, and something else holds it back.
     pub(super) deleting: bool,
 }
@@ -159,7 +161,7 @@ impl From<WatchedCapture> for KnownCapture {
         Self {
             uid: metadata.uid.unwrap_or_default(),
             created: metadata.creation_timestamp.map_or_else(Timestamp::now, |Time(time)| time),
-            spec: capture.spec.to_string().into_boxed_str(),
+            spec: Ok(capture.spec.to_string().into_boxed_str()),
             deleting: metadata.deletion_timestamp.is_some(),
         }
     }

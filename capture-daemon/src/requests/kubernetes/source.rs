@@ -22,9 +22,7 @@ use super::{
     Options,
     contact::{Channel, Contact},
     events::{Events, pointless},
-    objects::{
-        KnownCapture, KnownNamespace, KnownPod, KnownPolicy, Name, WatchedCapture, WatchedPod, WatchedPolicy,
-    },
+    objects::{KnownNamespace, KnownPod, KnownPolicy, Name, WatchedCapture, WatchedPod, WatchedPolicy},
     store::{NamespaceUids, Store},
     watch::{After, watch},
 };
@@ -173,9 +171,9 @@ impl Source {
                 }
                 changed
             }
-            News::Capture(told) => self.heard(Watched::Captures, told).is_some_and(|event| {
-                self.store.captures.take(event, |capture| Name::of(capture.meta()), KnownCapture::from)
-            }),
+            News::Capture(told) => {
+                self.heard(Watched::Captures, told).is_some_and(|event| self.store.captures.take(event))
+            }
             News::Policy(told) => {
                 let Some(event) = self.heard(Watched::Policies, told) else { return false };
                 let changed =

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use tracing::{info, warn};
 
 use super::{
+    captures::Captures,
     collection::Collection,
     objects::{KnownCapture, KnownNamespace, KnownPod, KnownPolicy, Name},
 };
@@ -28,7 +29,7 @@ pub(super) struct Store {
     /// Of this node.
     pub(super) pods: Collection<KnownPod>,
     /// Of the whole cluster.
-    pub(super) captures: Collection<KnownCapture>,
+    pub(super) captures: Captures,
     pub(super) policies: Collection<KnownPolicy>,
     pub(super) namespaces: Collection<KnownNamespace>,
     /// Captures of namespaces that have pods here, as they were read last.
@@ -238,7 +239,8 @@ fn pod_object(name: &Name, pod: &KnownPod, namespace_uid: &str) -> PodObject {
 }
 
 fn capture_object(name: &Name, capture: &KnownCapture) -> Result<CaptureObject, Refusal> {
-    let spec = serde_json::from_str(&capture.spec).map_err(|error| {
+    let spec = capture.spec.as_ref().map_err(Refusal::clone)?;
+    let spec = serde_json::from_str(spec).map_err(|error| {
         Refusal::new(reasons::INVALID_VALUE, format!("The capture cannot be read: {error}."))
     })?;
     let ReadSpec { selection, spec } = read_spec(spec)?;

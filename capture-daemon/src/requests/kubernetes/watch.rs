@@ -14,8 +14,8 @@ use super::pace::{Pauses, seed};
 
 /// Pauses after errors.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
-/// Objects a page of a list: what is held at once of a large cluster.
-const PAGE: u32 = 100;
+/// Objects a page of a list: what is held at once of a large cluster. Users can make objects of a megabyte and more.
+const PAGE: u32 = 25;
 
 /// What follows an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -25,8 +25,7 @@ impl Store {
 
     fn capture(&mut self, capture: Value) -> bool {
         let capture: WatchedCapture = serde_json::from_value(capture).unwrap();
-        let name = |capture: &WatchedCapture| Name::of(kube::Resource::meta(capture));
-        self.captures.take(Event::Apply(capture), name, KnownCapture::from)
+        self.captures.take(Event::Apply(capture))
     }
 
     fn policy(&mut self, name: &str, mut spec: Value) {
