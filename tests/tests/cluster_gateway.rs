@@ -404,3 +404,35 @@ fn a_window_is_as_long_as_the_agents_configuration_makes_it() {
     std::thread::sleep(Duration::from_secs(8));
     assert_eq!(condition(&status(&namespace, "long").unwrap(), "Completed"), "False/WindowOpen");
 }
+
+#[test]
+#[ignore = "needs a cluster: cargo xtask test --cluster"]
+fn of_a_namespace_that_asks_for_too_much_the_rest_is_refused_with_what_to_do() {
+    let (cluster, _alone) = (Cluster::get().unwrap(), alone());
+    let gateways = Gateways::instead_of_deployed(&cluster).unwrap();
+    let policy = Policy::apply(&cluster).unwrap();
+    let namespace = policy.namespace("much").unwrap();
+    let gateway = gateways.start("one", &[]).unwrap();
+    // As large as the API server takes them.
+    let expression = json!({"key": "k".repeat(317), "operator": "In", "values": vec!["v".repeat(63); 32]});
+    let names: Vec<String> = (0..128).map(|number| format!("{number:a>253}")).collect();
+    let spec = json!({"podSelector": {"matchExpressions": vec![expression; 16]}, "podNames": names});
+    let size = spec.to_string().len();
+    let most = (1 << 20) / size;
+    for number in 0..most + 2 {
+        capture(&namespace, &format!("c{number:02}"), spec.clone()).unwrap();
+    }
+    let accepted = |name: &str| {
+        let told = |status: &Value| condition(status, "Accepted") != "-/-";
+        wait_status(&namespace, name, &gateway, told).unwrap()
+    };
+    let statuses: Vec<Value> = (0..most + 2).map(|number| accepted(&format!("c{number:02}"))).collect();
+    let refused: Vec<&Value> =
+        statuses.iter().filter(|status| condition(status, "Accepted") == "False/TooLarge").collect();
+    assert_eq!(refused.len(), 2, "{most} of {size} bytes fit: {statuses:#?}");
+    let message = refused[0]["conditions"][0]["message"].as_str().unwrap();
+    assert!(
+        message.contains("delete those that are over") && message.contains(namespace.name()),
+        "{message}"
+    );
+}
