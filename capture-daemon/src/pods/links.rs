@@ -1,27 +1,18 @@
 //! The host's links, kept up to date by rtnetlink(7) events of the group `RTNLGRP_LINK`.
 
-use std::{
-    collections::HashMap,
-    io,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    thread,
-    time::{Duration, Instant},
-};
+mod follow;
+mod table;
+
+use std::{io, sync::Arc, thread, time::Instant};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use rtnetlink::{
     Handle, MulticastGroup, new_connection_with_strict_check, new_multicast_connection,
-    packet_core::{NetlinkMessage, NetlinkPayload},
-    packet_route::{
-        AddressFamily, RouteNetlinkMessage,
-        link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
-    },
+    packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
 };
 use thiserror::Error;
-use tracing::{error, warn};
+
+use self::{follow::Rhythm, table::Table};
 
 /// Where the other end of a paired link is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,15 +74,10 @@ pub enum LinksError {
     },
 }
 
-/// A link, and since when it has been known.
-type Known = (Link, Instant);
-
 /// The host's links. Clones share one table.
 #[derive(Clone, Debug)]
 pub struct Links {
-    table: Arc<Mutex<HashMap<u32, Known>>>,
-    /// Counts changes of the table.
-    changes: Arc<AtomicU64>,
+    table: Arc<Table>,
     pub(super) handle: Handle,
     pub(super) runtime: tokio::runtime::Handle,
 }
@@ -107,7 +93,7 @@ impl Links {
             .enable_time()
             .build()
             .map_err(LinksError::Socket)?;
-        let (questions, handle, mut messages) = {
+        let (questions, handle, messages) = {
             let _in_runtime = runtime.enter();
             let (questions, handle, _) = new_connection_with_strict_check().map_err(LinksError::Socket)?;
             let (events, _, messages) =
@@ -116,43 +102,16 @@ impl Links {
             (questions, handle, messages)
         };
         runtime.spawn(questions);
-        let links = Self {
-            table: Arc::default(),
-            changes: Arc::default(),
-            handle,
-            runtime: runtime.handle().clone(),
-        };
+        let links = Self { table: Arc::default(), handle, runtime: runtime.handle().clone() };
+        links.table.begin(runtime.block_on(dump(links.handle.clone()))?);
 
-        let first = runtime.block_on(dump(links.handle.clone()))?;
-        let now = Instant::now();
-        lock(&links.table).extend(first.into_iter().map(|link| (link.index, (link, now))));
-
-        let (own, handle) = (links.clone(), links.handle.clone());
+        let (table, handle) = (Arc::clone(&links.table), links.handle.clone());
         thread::Builder::new()
             .name("links".into())
             .spawn(move || {
-                runtime.block_on(async move {
-                    loop {
-                        // The event socket drops messages when it overflows, without telling this far up: the
-                        // table is read anew now and then, so that a missed event is late rather than lost.
-                        match tokio::time::timeout(Duration::from_secs(2), messages.next()).await {
-                            Ok(Some((message, _))) => {
-                                if let Some(event) = event(message) {
-                                    own.apply(event, &news);
-                                }
-                            }
-                            Ok(None) => {
-                                error!("the kernel closed the link event socket: interfaces that come or go are seen late");
-                                break;
-                            }
-                            Err(_) => own.resynchronise(handle.clone(), &news).await,
-                        }
-                    }
-                    loop {
-                        tokio::time::sleep(Duration::from_secs(1)).await;
-                        own.resynchronise(handle.clone(), &news).await;
-                    }
-                });
+                let messages = messages.map(|(message, _)| message);
+                let all = async || dump(handle.clone()).await;
+                runtime.block_on(follow::follow(&table, messages, all, Rhythm::default(), news));
             })
             .map_err(LinksError::Socket)?;
         Ok(links)
@@ -161,18 +120,13 @@ impl Links {
     /// The link of that name, as last heard of.
     #[must_use]
     pub fn named(&self, name: &str) -> Option<Link> {
-        lock(&self.table).values().find(|(link, _)| link.name == name).map(|(link, _)| link.clone())
+        self.table.find(|link| link.name == name)
     }
 
     /// The links whose peer is in the namespace that the host calls `netns`.
     #[must_use]
     pub fn into_namespace(&self, netns: i32) -> Vec<Link> {
-        let mut found: Vec<Link> = lock(&self.table)
-            .values()
-            .map(|(link, _)| link)
-            .filter(|link| link.peer.is_some_and(|peer| peer.netns == netns))
-            .cloned()
-            .collect();
+        let mut found = self.table.select(|link| link.peer.is_some_and(|peer| peer.netns == netns));
         found.sort_by_key(|link| link.peer.map(|peer| peer.index));
         found
     }
@@ -180,65 +134,18 @@ impl Links {
     /// All ends of pairs whose other end is in another network namespace.
     #[must_use]
     pub fn pairs(&self) -> Vec<Link> {
-        lock(&self.table)
-            .values()
-            .map(|(link, _)| link)
-            .filter(|link| link.is_pair() && link.peer.is_some())
-            .cloned()
-            .collect()
+        self.table.select(|link| link.is_pair() && link.peer.is_some())
     }
 
     /// Since when that link has been there, as far as this agent knows.
     pub(super) fn since(&self, link: &Link) -> Option<Instant> {
-        lock(&self.table).get(&link.index).filter(|(known, _)| known == link).map(|(_, since)| *since)
+        self.table.since(link)
     }
 
     /// Another number whenever a link came, changed or went.
     pub(super) fn changes(&self) -> u64 {
-        self.changes.load(Ordering::Relaxed)
+        self.table.changes()
     }
-
-    async fn resynchronise(&self, handle: Handle, news: &impl Fn(LinkEvent)) {
-        let now = match dump(handle).await {
-            Ok(links) => links,
-            Err(error) => return warn!(%error, "cannot read the links anew"),
-        };
-        let gone: Vec<u32> = {
-            let table = lock(&self.table);
-            table.keys().copied().filter(|index| !now.iter().any(|link| link.index == *index)).collect()
-        };
-        for index in gone {
-            self.apply(LinkEvent::Removed { index }, news);
-        }
-        for link in now {
-            let known = lock(&self.table).get(&link.index).is_some_and(|(known, _)| *known == link);
-            if !known {
-                self.apply(LinkEvent::Changed(link), news);
-            }
-        }
-    }
-
-    fn apply(&self, event: LinkEvent, news: &impl Fn(LinkEvent)) {
-        match &event {
-            LinkEvent::Changed(link) => {
-                let mut table = lock(&self.table);
-                // A pair that now leads elsewhere is as good as new.
-                let since = match table.get(&link.index) {
-                    Some((known, since)) if known.peer == link.peer && known.kind == link.kind => *since,
-                    _ => Instant::now(),
-                };
-                table.insert(link.index, (link.clone(), since));
-            }
-            LinkEvent::Removed { index } => drop(lock(&self.table).remove(index)),
-        }
-        self.changes.fetch_add(1, Ordering::Relaxed);
-        news(event);
-    }
-}
-
-fn lock(table: &Mutex<HashMap<u32, Known>>) -> std::sync::MutexGuard<'_, HashMap<u32, Known>> {
-    // Each change of the table is one insertion or removal, so a panic elsewhere leaves it whole.
-    table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn dump(handle: Handle) -> Result<Vec<Link>, LinksError> {
@@ -247,24 +154,6 @@ async fn dump(handle: Handle) -> Result<Vec<Link>, LinksError> {
         Ok(messages) => Ok(messages.iter().filter_map(read).collect()),
         Err(error) => Err(LinksError::Query { what: "all links".into(), reason: error.to_string() }),
     }
-}
-
-fn event(message: NetlinkMessage<RouteNetlinkMessage>) -> Option<LinkEvent> {
-    match message.payload {
-        // A bridge tells of its ports in messages of its own family, which lack most of what a link is; and a port
-        // that leaves a bridge is not a link that is gone.
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) if is_of_link(&link) => {
-            read(&link).map(LinkEvent::Changed)
-        }
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) if is_of_link(&link) => {
-            Some(LinkEvent::Removed { index: link.header.index })
-        }
-        _ => None,
-    }
-}
-
-fn is_of_link(message: &LinkMessage) -> bool {
-    message.header.interface_family == AddressFamily::Unspec
 }
 
 pub(super) fn read(message: &LinkMessage) -> Option<Link> {
