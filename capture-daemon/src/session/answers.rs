@@ -56,6 +56,7 @@ impl Session {
                         ));
                     }
                     self.retire(node, &tap, &info);
+                    self.interface_lost = false;
                     Phase::Draining
                 }
             },
@@ -99,6 +100,7 @@ impl Session {
             }
             (Phase::Detaching { info }, Answer::Detached { tap }) => {
                 self.retire(node, &tap, &info);
+                self.interface_lost = false;
                 Phase::Draining
             }
             (phase, answer) => {
@@ -143,7 +145,6 @@ impl Session {
         node.finish(info, last);
         self.run.counted.add(&last);
         self.live = Counters::default();
-        self.interface_lost = false;
         self.unsaved = true;
     }
 

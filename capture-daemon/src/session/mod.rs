@@ -84,7 +84,7 @@ pub struct Session {
     progress: Arc<Progress>,
     /// Why the run must end, once something outside the request said so.
     ending: Option<Ending>,
-    /// The interface that is tapped went away.
+    /// The interface that is tapped went away: true until no tap is on it any more, however many follow each other.
     interface_lost: bool,
     /// What is said of the pod's place is not what the interface was found by.
     place_changed: bool,

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use podtap_tests::agent::{ATTACHED, Agent};
+use podtap_tests::agent::{ATTACHED, Agent, SOON};
+use podtap_tests::attached::Attached;
 use podtap_tests::manifest::{labelled, pod};
 use podtap_tests::pods::Pods;
 use podtap_tests::traffic::{Flood, numbers, sink};
@@ -45,4 +46,55 @@ fn a_changed_annotation_takes_effect_without_a_gap_in_a_new_file() {
     snaps.dedup();
     assert_eq!(snaps[1..], [200, 201, 202], "each change has its file");
     assert_eq!(files.iter().map(|file| file.packets.len() as u64).sum::<u64>(), record.packets());
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test --kernel"]
+fn an_interface_that_goes_while_a_changed_tap_takes_over_is_let_go() {
+    // So many that most wait for their turn when their interfaces go.
+    let names: Vec<String> = (0..24).map(|number| format!("p{number}")).collect();
+    let all: Vec<&str> = names.iter().map(String::as_str).chain(["b"]).collect();
+    let pods = Pods::with(&all).unwrap();
+    let b = pods.pod("b");
+    let _sink = sink(b, 9000).unwrap();
+    let mut agent = Agent::start_with("cut", "caps: {capturesPerNamespace: 100}\n", &[]).unwrap();
+    let wait_all = |agent: &mut Agent, what: &str, pods: &Pods| {
+        agent
+            .wait(what, SOON, |records| {
+                let good = records.iter().filter(|record| {
+                    let pod = pods.pod(record.pod());
+                    ATTACHED.contains(&record.state())
+                        && Attached::on(&pod.host_interface).is_ok_and(Attached::any)
+                });
+                (good.count() == names.len()).then_some(())
+            })
+            .unwrap();
+    };
+    for round in 0..3 {
+        // The first time these are new captures, afterwards changes.
+        let snap = (200 + round).to_string();
+        for name in &names {
+            let annotations = [("filter", "udp port 9000"), ("snap-length", snap.as_str())];
+            agent.apply(&format!("{name}.yaml"), &labelled(pods.pod(name), &annotations)).unwrap();
+        }
+        if round > 0 {
+            std::thread::sleep(Duration::from_millis(60));
+            // They take over in their order: the last ones wait longest.
+            names.iter().rev().for_each(|name| pods.disconnect(pods.pod(name)).unwrap());
+            names.iter().for_each(|name| pods.connect(pods.pod(name)).unwrap());
+        }
+        wait_all(&mut agent, "all to be tapped", &pods);
+    }
+    for name in &names {
+        Flood::new(pods.pod(name), b, 9000, 10).run().unwrap();
+        agent.remove(&format!("{name}.yaml")).unwrap();
+    }
+    let records = agent
+        .wait("all to be over", SOON, |records| {
+            records.iter().all(|record| record.state() == "Stopped").then(|| records.to_vec())
+        })
+        .unwrap();
+    for record in records {
+        assert_eq!(record.numbers(9000).unwrap(), (0..10).collect::<Vec<u64>>(), "{}", record.pod());
+    }
 }
