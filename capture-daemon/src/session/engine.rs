@@ -307,25 +307,30 @@ impl Engine {
         if let Some(session) = known.and_then(|(id, _)| self.sessions.get_mut(&id)) {
             return session.request(wanted, now);
         }
-        let number = self
+        let mut number = self
             .sessions
             .values()
             .filter(|session| session.run.key() == wanted.key)
             .map(|session| session.run.number + 1)
             .max()
             .unwrap_or(0);
-        let mut run = Run::new(&wanted, number, &self.node.name);
-        let dir = match self.node.storage.run_dir(&run.namespace, &run.record) {
-            Ok(dir) => dir,
-            Err(error) => {
-                // Without a directory there is no record that could tell of it. Said once.
-                let (pod, namespace) = (wanted.pod.name.clone(), wanted.pod.namespace.clone());
-                if self.homeless.insert(wanted.key.clone(), wanted).is_none() {
-                    error!(pod, namespace, %error, "cannot make a directory for a capture; trying on");
+        let (mut run, dir) = loop {
+            let run = Run::new(&wanted, number, &self.node.name);
+            match self.node.storage.new_run(&run.namespace, &run.record) {
+                Ok(Some(dir)) => break (run, dir),
+                // What is there stays as it is: a run that this agent cannot read, perhaps.
+                Ok(None) => number += 1,
+                Err(error) => {
+                    // Without a directory there is no record that could tell of it. Said once.
+                    let (pod, namespace) = (wanted.pod.name.clone(), wanted.pod.namespace.clone());
+                    if self.homeless.insert(wanted.key.clone(), wanted).is_none() {
+                        error!(pod, namespace, %error, "cannot make a directory for a capture; trying on");
+                    }
+                    return;
                 }
-                return;
             }
         };
+        self.strays.take(&dir);
         self.homeless.remove(&wanted.key);
         run.forbidden = wanted.forbidden.is_some();
         let refusal = wanted.forbidden.clone().or_else(|| wanted.settings.as_ref().err().cloned());

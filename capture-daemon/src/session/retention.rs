@@ -31,6 +31,12 @@ impl Strays {
         self.dirs.push(dir);
     }
 
+    /// That directory is a run's again.
+    pub(super) fn take(&mut self, dir: &RunDir) {
+        let taken = (dir.namespace(), dir.record());
+        self.dirs.retain(|stray| (stray.namespace(), stray.record()) != taken);
+    }
+
     /// Whether that is one of them.
     pub(super) fn contains(&self, namespace: &str, record: &str) -> bool {
         self.dirs.iter().any(|dir| (dir.namespace(), dir.record()) == (namespace, record))

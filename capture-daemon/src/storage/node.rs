@@ -145,6 +145,13 @@ impl Storage {
         Ok(runs)
     }
 
+    /// Makes the directory of a new run, or takes one that an agent died with before it put anything into it. None when
+    /// there is one that holds something, whosever that is.
+    pub fn new_run(&self, namespace: &str, record: &str) -> Result<Option<RunDir>, StorageError> {
+        let run = self.run_dir(namespace, record)?;
+        Ok(run.is_unused()?.then_some(run))
+    }
+
     /// Opens a run's directory, after making it if there is none.
     pub fn run_dir(&self, namespace: &str, record: &str) -> Result<RunDir, StorageError> {
         self.open_run(namespace, record, true)

@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, Stat},
+    fs::{AtFlags, Dir, Mode, OFlags, Stat},
     io::Errno,
 };
 
@@ -215,6 +215,19 @@ impl RunDir {
         }
         files.sort_by(|a, b| (a.sequence, &a.name).cmp(&(b.sequence, &b.name)));
         Ok(files)
+    }
+
+    /// Whether nothing is in the directory but what an agent was about to make when it died.
+    pub(super) fn is_unused(&self) -> Result<bool, StorageError> {
+        let failed = |error: Errno| self.failed("list", "", error);
+        for entry in Dir::read_from(self.as_fd()).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let name = entry.file_name().to_bytes();
+            if !matches!(name, b"." | b"..") && !name.starts_with(UNFINISHED.as_bytes()) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// When anything in the directory was last changed: it itself, or a file's contents.

@@ -23,6 +23,20 @@ fn a_second_agent_is_told_who_holds_the_directory() {
 }
 
 #[test]
+fn a_new_run_takes_no_directory_that_holds_anything() {
+    let scratch = Scratch::new();
+    let storage = Storage::open(config(&scratch.0)).unwrap();
+    let run = storage.new_run("shop", "web-0").unwrap().expect("there was none");
+    fs::write(run.path().join(".new-run.json"), "{").unwrap();
+    assert!(storage.new_run("shop", "web-0").unwrap().is_some(), "an agent died before it wrote run.json");
+    run.write_json(b"{\"version\": 1000}").unwrap();
+    assert!(storage.new_run("shop", "web-0").unwrap().is_none());
+    fs::create_dir_all(scratch.0.join("shop/web-1/lost+found")).unwrap();
+    assert!(storage.new_run("shop", "web-1").unwrap().is_none());
+    assert_eq!(run.read_json().unwrap().unwrap(), b"{\"version\": 1000}");
+}
+
+#[test]
 fn names_cannot_lead_out_of_the_data_directory() {
     let scratch = Scratch::new();
     let storage = Storage::open(config(&scratch.0.join("data"))).unwrap();

@@ -186,3 +186,50 @@ fn a_run_that_nobody_can_read_goes_after_a_day_and_what_is_not_the_agents_stays(
     assert_eq!(std::fs::read_to_string(foreign.join("notes.txt")).unwrap(), "mine");
     assert!(agent.process().running());
 }
+
+#[test]
+#[ignore = "needs root: cargo xtask test --kernel"]
+fn a_run_that_nobody_can_read_is_not_written_over_by_the_next_of_its_request() {
+    let pods = Pods::with(&["empty", "newer", "begun", "b"]).unwrap();
+    let b = pods.pod("b");
+    let _sink = sink(b, PORT).unwrap();
+    let mut agent = Agent::start("unreadable").unwrap();
+    let [empty, newer, begun] = ["empty", "newer", "begun"].map(|name| {
+        let one = pods.pod(name);
+        agent.apply(&format!("{name}.yaml"), &labelled(one, &[FILTER])).unwrap();
+        agent.wait_pod(name, &ATTACHED).unwrap();
+        Flood::new(one, b, PORT, 10).run().unwrap();
+        agent
+            .wait("its packets", SOON, |records| {
+                records.iter().find(|record| record.pod() == name && record.packets() == 10).cloned()
+            })
+            .unwrap()
+    });
+    assert!(agent.stop().unwrap().success());
+    // As a crash of the machine, a later version, and an agent that died before it wrote anything leave them.
+    let run = |record: &Record| record.directory().join("run.json");
+    let json =
+        std::fs::read_to_string(run(&newer)).unwrap().replacen("\"version\": 1", "\"version\": 1000", 1);
+    std::fs::write(run(&empty), "").unwrap();
+    std::fs::write(run(&newer), &json).unwrap();
+    for file in names(&begun.directory()) {
+        std::fs::remove_file(begun.directory().join(file)).unwrap();
+    }
+    let before = [&empty, &newer].map(|record| names(&record.directory()));
+    agent.start_again().unwrap();
+    for (name, old, number) in [("empty", &empty, 1), ("newer", &newer, 1), ("begun", &begun, 0)] {
+        let new = agent.wait_pod(name, &ATTACHED).unwrap();
+        assert_eq!(new.name() == old.name(), number == 0, "{name}");
+        Flood::new(pods.pod(name), b, PORT, 20).run().unwrap();
+        agent
+            .wait("its packets", SOON, |records| {
+                records.iter().any(|record| record.pod() == name && record.packets() == 20).then_some(())
+            })
+            .unwrap();
+        let run: Value = serde_json::from_slice(&std::fs::read(run(&new)).unwrap()).unwrap();
+        assert_eq!(run["number"], number, "{name}");
+    }
+    assert_eq!(before, [&empty, &newer].map(|record| names(&record.directory())));
+    assert_eq!(std::fs::read_to_string(run(&empty)).unwrap(), "");
+    assert_eq!(std::fs::read_to_string(run(&newer)).unwrap(), json);
+}
