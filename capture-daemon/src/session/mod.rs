@@ -187,10 +187,24 @@ fn forbidden(run: &Run, refusal: &Refusal) -> Ending {
     Ending::new(state, refusal.reason.clone(), format!("{}{kept}", refusal.message))
 }
 
+/// How a run ends whose request was withdrawn.
+fn withdrawn() -> Ending {
+    Ending::new(
+        RunState::Stopped,
+        "RequestRemoved",
+        "The label, the PacketCapture or the pod is gone. Files are kept until retention ends.",
+    )
+}
+
 impl Session {
-    /// A session of a run that is on disk. `recovered` runs that have ended stay so.
+    /// A session of a run that is on disk. Runs that have ended stay so.
     fn new(id: SessionId, mut run: Run, dir: RunDir, wanted: Option<Wanted>, now: Instant) -> Self {
-        if run.started.is_some() && !run.state.is_final() {
+        if run.released && !run.state.is_final() {
+            // The last agent was killed before it could end it. Nobody will speak of it again.
+            let Ending { state, reason, message } = withdrawn();
+            run.set(state, &reason, message);
+            run.ended = Some(Timestamp::now());
+        } else if run.started.is_some() && !run.state.is_final() {
             // What the record says is no longer so, whether or not the last agent had time to say it.
             run.set(
                 RunState::Pending,
@@ -318,11 +332,7 @@ impl Session {
     fn withdraw(&mut self) {
         self.wanted = None;
         self.run.released = true;
-        self.end(Ending::new(
-            RunState::Stopped,
-            "RequestRemoved",
-            "The label, the PacketCapture or the pod is gone. Files are kept until retention ends.",
-        ));
+        self.end(withdrawn());
         self.unsaved = true;
     }
 

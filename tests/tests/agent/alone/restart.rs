@@ -82,6 +82,38 @@ fn a_label_removed_while_the_agent_is_away_ends_the_run() {
 
 #[test]
 #[ignore = "needs root: cargo xtask test --kernel"]
+fn a_withdrawn_run_that_a_killed_agent_could_not_end_is_over_and_holds_no_place() {
+    let pods = Pods::with(&["a", "b"]).unwrap();
+    let (a, b) = (pods.pod("a"), pods.pod("b"));
+    let _sink = sink(b, 9000).unwrap();
+    let mut agent = Agent::start_with("withdrawn", "caps: {capturesPerNamespace: 1}\n", &[]).unwrap();
+    let manifest = labelled(a, &[("filter", "udp port 9000"), ("duration", "1h")]);
+    agent.apply("a.yaml", &manifest).unwrap();
+    agent.wait_pod("a", &ATTACHED).unwrap();
+    Flood::new(a, b, 9000, 10).run().unwrap();
+    std::thread::sleep(Duration::from_millis(1100));
+    agent.kill();
+    let record = agent.records().unwrap().remove(0);
+    let file = record.directory().join("run.json");
+    let mut run: serde_json::Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    (run["released"], run["state"]) = (true.into(), "Capturing".into());
+    std::fs::write(&file, serde_json::to_vec(&run).unwrap()).unwrap();
+    agent.start_again().unwrap();
+    // The label is still there, or again.
+    agent
+        .wait("the first to be over and the second to capture", SOON, |records| {
+            let first = records.iter().find(|one| one.name() == record.name())?;
+            let second = records.iter().find(|one| one.name() != record.name())?;
+            assert_ne!(second.state(), "Refused", "{}", second.message());
+            let over = (first.state(), first.reason()) == ("Stopped", "RequestRemoved");
+            (over && first.packets() == 10 && ATTACHED.contains(&second.state())).then_some(())
+        })
+        .unwrap();
+    assert_eq!(record.numbers(9000).unwrap().len(), 10);
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test --kernel"]
 fn a_second_agent_on_the_same_directory_says_so() {
     let mut agent = Agent::start("second").unwrap();
     agent.wait("the directory", SOON, |_| Some(())).unwrap();
