@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     datapath::{AttachMode, Tap},
-    pods::{HostInterface, Place},
+    pods::{HostInterface, Place, ResolveError},
 };
 
 /// A record's note when no tap was there in time.
@@ -154,11 +154,16 @@ impl Session {
             return;
         }
         let Some((_, info)) = self.tap() else { return };
-        let place = self.wanted.as_ref().and_then(|wanted| wanted.pod.place.as_ref());
-        let elsewhere = place.and_then(|place| node.finder.resolve(place).ok()).is_some_and(|now| {
-            now.link.index != info.interface.link.index || now.peer != info.interface.peer
-        });
-        self.interface_lost |= elsewhere;
+        // Without a place the settings are a refusal, and what is captured now goes on.
+        let Some(place) = self.wanted.as_ref().and_then(|wanted| wanted.pod.place.as_ref()) else { return };
+        let tapped = &info.interface;
+        let lost = match node.finder.resolve(place) {
+            Ok(now) => now.link.index != tapped.link.index || now.peer != tapped.peer,
+            Err(ResolveError::NotYet(_) | ResolveError::Forbidden(_)) if !may_be_at(place, tapped) => true,
+            // To be asked again.
+            Err(_) => return,
+        };
+        self.interface_lost |= lost;
         self.place_changed = false;
     }
 
@@ -169,5 +174,15 @@ impl Session {
         {
             (*again, self.due) = (now, now);
         }
+    }
+}
+
+/// Whether an interface that was found before may still be the one at a place where none can be found now. One that is
+/// named is where its name says or nowhere; of a pod that is going, less and less can be known, and its interface is its
+/// own until it is removed.
+fn may_be_at(place: &Place, found: &HostInterface) -> bool {
+    match place {
+        Place::Interface(_) | Place::Netns(_) => false,
+        Place::Pod(pod) => pod.interface.as_ref().is_none_or(|wanted| *wanted == found.inside),
     }
 }

@@ -84,6 +84,33 @@ fn a_renamed_interface_is_still_the_pods_and_a_taken_name_is_not() {
 
 #[test]
 #[ignore = "needs root: cargo xtask test --kernel"]
+fn a_place_that_is_not_there_yet_ends_the_capture_of_the_one_before() {
+    let pods = Pods::with(&["a", "b", "c"]).unwrap();
+    let (a, b, c) = (pods.pod("a"), pods.pod("b"), pods.pod("c"));
+    let _sink = sink(b, 9000).unwrap();
+    pods.disconnect(c).unwrap();
+    let mut agent = Agent::start("moved").unwrap();
+    agent.apply("a.yaml", &labelled(a, &FILTER)).unwrap();
+    agent.wait_pod("a", &ATTACHED).unwrap();
+    Flood::new(a, b, 9000, 10).run().unwrap();
+    // From now on the pod's interface is what pod c has here, and its old one is somebody else's.
+    let mut moved = labelled(a, &FILTER);
+    moved["metadata"]["annotations"]["podtap.dev/interface"] = c.host_interface.as_str().into();
+    agent.apply("a.yaml", &moved).unwrap();
+    let record = agent.wait_pod("a", &["Pending"]).unwrap();
+    assert!(record.message().contains(&c.host_interface), "{}", record.message());
+    Flood::new(a, b, 9000, 100).run().unwrap();
+    pods.connect(c).unwrap();
+    agent.wait_pod("a", &ATTACHED).unwrap();
+    Flood::new(a, b, 9000, 100).run().unwrap();
+    Flood::new(c, b, 9000, 20).run().unwrap();
+    agent.remove("a.yaml").unwrap();
+    let record = agent.wait_pod("a", &["Stopped"]).unwrap();
+    assert_eq!(record.numbers(9000).unwrap(), (0..10).chain(0..20).collect::<Vec<u64>>());
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test --kernel"]
 fn nothing_stays_on_the_interface() {
     let pods = Pods::with(&["a", "b"]).unwrap();
     let a = pods.pod("a");
