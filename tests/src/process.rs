@@ -39,6 +39,24 @@ impl Process {
         Ok(())
     }
 
+    /// Allows it so many open files from now on (those that it has stay), and gives how many it could have.
+    pub fn limit_files(&self, files: u64) -> Result<u64> {
+        let id = i32::try_from(self.child.id())?;
+        let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: the kernel writes one rlimit there.
+        let mut status = unsafe { libc::prlimit(id, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut before) };
+        if status == 0 {
+            let after = libc::rlimit { rlim_cur: files, ..before };
+            // SAFETY: the kernel reads one rlimit from there.
+            status =
+                unsafe { libc::prlimit(id, libc::RLIMIT_NOFILE, &raw const after, std::ptr::null_mut()) };
+        }
+        if status != 0 {
+            return Err(std::io::Error::last_os_error()).context("prlimit");
+        }
+        Ok(before.rlim_cur)
+    }
+
     /// Waits for its end; an error when it is not over in time.
     pub fn wait(&mut self, timeout: Duration) -> Result<ExitStatus> {
         let deadline = Instant::now() + timeout;

@@ -1,5 +1,7 @@
 //! The transitions that answers bring: a worker is done with a tap, or storage has news of files.
 
+use std::time::Instant;
+
 use capture_api::RunState;
 use jiff::Timestamp;
 use tracing::warn;
@@ -39,6 +41,10 @@ impl Session {
                 node.rings.release(ring);
                 match failure {
                     LoadFailure::Filter(refusal) => self.refuse(&refusal),
+                    LoadFailure::Compiler(error) => {
+                        self.show(RunState::Pending, "CompilerUnavailable", &format!("{error}; it is tried again"));
+                        Phase::Waiting { again: Instant::now() + node.limits.retry }
+                    }
                     LoadFailure::Datapath(error) => self.fail("LoadFailed", error),
                 }
             }
@@ -81,7 +87,9 @@ impl Session {
                 node.rings.release(ring);
                 match failure {
                     LoadFailure::Filter(refusal) => self.reject(settings, &refusal.message),
-                    LoadFailure::Datapath(error) => self.reject(settings, &error),
+                    LoadFailure::Compiler(error) | LoadFailure::Datapath(error) => {
+                        self.reject(settings, &error);
+                    }
                 }
                 Phase::Tapped { tap, info }
             }

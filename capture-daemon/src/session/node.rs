@@ -84,8 +84,20 @@ pub enum Answer {
 pub enum LoadFailure {
     /// The filter is to blame: the user can mend it.
     Filter(Refusal),
+    /// The filter could not be compiled this time, for lack of time, memory or the like: it is to be tried again.
+    Compiler(String),
     /// The agent or the kernel is to blame.
     Datapath(String),
+}
+
+impl From<FilterError> for LoadFailure {
+    fn from(error: FilterError) -> Self {
+        if error.is_refusal() {
+            Self::Filter(Refusal::new(reasons::INVALID_FILTER, error.to_string()))
+        } else {
+            Self::Compiler(error.to_string())
+        }
+    }
 }
 
 /// Why a tap is not attached.
@@ -172,18 +184,14 @@ impl Node {
         let fixed = tap_settings(settings, ring);
         let workers = self.workers.clone();
         let load = move |filter: Result<Option<Arc<Filter>>, FilterError>| {
-            let tap = filter
-                .map_err(|error| {
-                    LoadFailure::Filter(Refusal::new(reasons::INVALID_FILTER, error.to_string()))
-                })
-                .and_then(|filter| {
-                    let tap = loader
-                        .load(filter.as_deref(), &fixed, ring, mode)
-                        .map_err(|error| LoadFailure::Datapath(error.to_string()))?;
-                    clock.register(tap.control());
-                    tap.control().set_halted(!running);
-                    Ok(tap)
-                });
+            let tap = filter.map_err(LoadFailure::from).and_then(|filter| {
+                let tap = loader
+                    .load(filter.as_deref(), &fixed, ring, mode)
+                    .map_err(|error| LoadFailure::Datapath(error.to_string()))?;
+                clock.register(tap.control());
+                tap.control().set_halted(!running);
+                Ok(tap)
+            });
             done(tap);
         };
         if settings.filter.is_empty() {

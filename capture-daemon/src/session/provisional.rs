@@ -204,10 +204,11 @@ impl Provisional {
                 hunt.freed.push(ring);
                 let kind = hunt.kinds.iter_mut().find(|one| one.id == kind)?;
                 kind.loading.pop();
-                kind.failed_until = Some(Instant::now() + PATIENCE);
+                let pause = if matches!(failure, LoadFailure::Compiler(_)) { YOUNG } else { PATIENCE };
+                kind.failed_until = Some(Instant::now() + pause);
                 return match failure {
                     LoadFailure::Filter(refusal) => Some((kind.demand.settings.clone(), refusal)),
-                    LoadFailure::Datapath(error) => {
+                    LoadFailure::Compiler(error) | LoadFailure::Datapath(error) => {
                         warn!(error, "cannot load a tap ahead: first packets of new pods may be missed");
                         None
                     }

@@ -166,3 +166,30 @@ fn the_longest_names_are_captured() {
         assert_eq!(record.numbers(9000).unwrap().len(), 10);
     }
 }
+
+#[test]
+#[ignore = "needs root: cargo xtask test --kernel"]
+fn a_filter_that_cannot_be_compiled_just_now_is_not_refused() {
+    let pods = Pods::with(&["a", "b"]).unwrap();
+    let (a, b) = (pods.pod("a"), pods.pod("b"));
+    let _sink = sink(b, 9000).unwrap();
+    let mut agent = Agent::start("compiler").unwrap();
+    agent.apply("a.yaml", &pod(a)).unwrap();
+    let start = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(3);
+    let spec = json!({"podNames": ["a"], "filter": "udp port 9000", "startTime": format!("{start:.0}")});
+    agent.apply("c.yaml", &packet_capture("c", spec)).unwrap();
+    agent.wait_capture("c", &["Scheduled"]).unwrap();
+    // No file more, so no pipe to the compiler, and no record that could tell of it either.
+    let files = agent.process().limit_files(8).unwrap();
+    let deadline = std::time::Instant::now() + SOON;
+    while !agent.log().contains("CompilerUnavailable") {
+        assert!(std::time::Instant::now() < deadline && agent.process().running(), "{}", agent.log());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    agent.process().limit_files(files).unwrap();
+    agent.wait_capture("c", &ATTACHED).unwrap();
+    Flood::new(a, b, 9000, 10).run().unwrap();
+    agent.remove("c.yaml").unwrap();
+    let record = agent.wait_capture("c", &["Stopped"]).unwrap();
+    assert_eq!(record.numbers(9000).unwrap().len(), 10);
+}
