@@ -15,7 +15,8 @@ pub(super) fn run_on_own(programs: &Programs, name: Option<&str>) -> Result<Tota
     let images = image::make_all()?;
     let was_up = cluster::up()?;
     let loaded = images.iter().try_for_each(|archive| cluster::load(archive));
-    let tested = loaded.and_then(|()| run(&cluster::there()?, cluster::own_kubectl(), programs, name));
+    let tested =
+        loaded.and_then(|()| run(&cluster::there()?, cluster::own_kubectl(), !was_up, programs, name));
     if was_up {
         return tested;
     }
@@ -35,19 +36,24 @@ pub(super) fn run_on(kubeconfig: &Path, programs: &Programs, name: Option<&str>)
     if !kubeconfig.is_file() {
         bail!("there is no {}", kubeconfig.display());
     }
-    run(&kubeconfig, find_program("kubectl").or_else(cluster::own_kubectl), programs, name)
+    run(&kubeconfig, find_program("kubectl").or_else(cluster::own_kubectl), false, programs, name)
 }
 
 fn run(
     kubeconfig: &Path,
     kubectl: Option<PathBuf>,
+    disposable: bool,
     programs: &Programs,
     name: Option<&str>,
 ) -> Result<Total> {
     let kubectl = kubectl.context("please install kubectl")?;
     let xtask = std::env::current_exe()?;
-    let variables: [(&str, &Path); 3] =
-        [("PODTAP_KUBECONFIG", kubeconfig), ("PODTAP_KUBECTL", &kubectl), ("PODTAP_XTASK", &xtask)];
+    let mut variables: Vec<(&str, &Path)> =
+        vec![("PODTAP_KUBECONFIG", kubeconfig), ("PODTAP_KUBECTL", &kubectl), ("PODTAP_XTASK", &xtask)];
+    // It was not there before and goes afterwards, so a test may take it away in between.
+    if disposable {
+        variables.push(("PODTAP_CLUSTER_DISPOSABLE", Path::new("1")));
+    }
     let mut total = Total::default();
     for program in programs.tests.iter().filter(|program| program.needs_cluster()) {
         let tests = program.list(true, name)?;
