@@ -21,6 +21,7 @@ mod schema;
 mod selection;
 mod settings;
 pub mod strict;
+mod within;
 
 pub use amount::{Amount, QuantityError, human_bytes, parse_quantity};
 pub use bounds::{MAX_SPEC, MAX_SPECS, SpecRoom};

@@ -50,6 +50,10 @@ use crate::{Amount, schema};
         "rule": "oldSelf.state != 'Stopped' || self.state == 'Stopped'",
         "message": "a stopped capture does not start again: create another PacketCapture",
     },
+    {
+        "rule": "has(self.startTime) ? has(oldSelf.startTime) && self.startTime == oldSelf.startTime : !has(oldSelf.startTime)",
+        "message": "startTime never changes: create another PacketCapture",
+    },
 ]))]
 pub struct PacketCaptureSpec {
     /// Pods by their labels; `{}` selects every pod of the namespace. Pods that come later join.
@@ -92,7 +96,7 @@ pub struct PacketCaptureSpec {
     /// When a new file is begun, and how many are kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotation: Option<RotationSpec>,
-    /// When to begin (RFC 3339, such as `2026-12-01T10:00:00Z`). At once when absent.
+    /// When to begin (RFC 3339, such as `2026-12-01T10:00:00Z`). At once when absent. It never changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::moment")]
     pub start_time: Option<String>,

@@ -206,7 +206,8 @@ fn whatever_the_api_server_takes_is_read() {
 #[test]
 fn a_captures_window_cannot_be_moved() {
     let crd = crd::<PacketCapture>();
-    let rules = version(&crd)["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"].clone();
+    let rules =
+        version(&crd)["schema"]["openAPIV3Schema"]["properties"]["spec"]["x-kubernetes-validations"].clone();
     let about_start: Vec<&Value> = rules
         .as_array()
         .unwrap()

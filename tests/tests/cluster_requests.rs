@@ -437,3 +437,49 @@ fn what_cannot_be_captured_is_refused_with_what_to_do() {
         .unwrap();
     team.run("job", None, &["Stopped"]);
 }
+
+#[test]
+#[ignore = "needs a cluster: cargo xtask test --cluster"]
+fn a_tighter_policy_reaches_a_capture_whose_request_cannot_be_read_any_more() {
+    let cluster = Cluster::with_podtap().unwrap();
+    let team = Team::new(&cluster, "tighter");
+    team.namespace.run_all(&[team.pod("web")]).unwrap();
+    team.label("web", Some("true"));
+    let begun = team.run("web", None, &ATTACHED);
+    let notes = |record: &Value| record["status"]["notes"].to_string();
+    team.namespace.kubectl(&["annotate", "pod", "web", "podtap.dev/oops=1"]).unwrap();
+    team.wait("the annotation to be refused", |record| notes(record).contains("podtap.dev/oops"));
+    team.govern(json!({"caps": {"headersOnly": true, "snapLength": 200}}));
+    let tight = team.wait("headers only", |record| {
+        let settings = &record["spec"]["settings"];
+        settings["headersOnly"] == true && settings["snapLength"] == 200
+    });
+    assert_eq!(name(&tight), name(&begun));
+    assert!(ATTACHED.contains(&state(&tight)) && notes(&tight).contains("podtap.dev/oops"), "{tight:#}");
+}
+
+#[test]
+#[ignore = "needs a cluster: cargo xtask test --cluster"]
+fn a_captures_start_never_changes() {
+    let cluster = Cluster::with_podtap().unwrap();
+    let team = Team::new(&cluster, "start");
+    team.capture("now", json!({"podNames": ["nobody"]}));
+    team.capture("later", json!({"podNames": ["nobody"], "startTime": "2046-12-01T10:00:00Z"}));
+    for (capture, start) in [
+        ("now", json!("2046-12-01T10:00:00Z")),
+        ("later", json!("2046-12-01T11:00:00Z")),
+        ("later", Value::Null),
+    ] {
+        let patch = json!({"spec": {"startTime": start}}).to_string();
+        let patch =
+            ["-n", team.namespace.name(), "patch", "packetcapture", capture, "--type=merge", "-p", &patch];
+        let refusal = cluster.refusal(&patch).unwrap();
+        assert!(refusal.contains("startTime never changes: create another PacketCapture"), "{refusal}");
+    }
+    // The same moment written otherwise is the same, and everything else may change.
+    team.patch(
+        "packetcapture",
+        "later",
+        json!({"spec": {"startTime": "2046-12-01T10:00:00.0Z", "duration": "5m"}}),
+    );
+}

@@ -7,15 +7,7 @@ use crate::session::wanted::{RequestEvent, RunKey, Wanted};
 /// What the session engine was told so far.
 #[derive(Debug, Default)]
 pub struct Changes {
-    told: BTreeMap<RunKey, Told>,
-}
-
-#[derive(Debug)]
-struct Told {
-    /// As the engine was told.
-    last: Wanted,
-    /// The last one that was not refused: what stays in force when a change is.
-    good: Option<Wanted>,
+    told: BTreeMap<RunKey, Wanted>,
 }
 
 impl Changes {
@@ -25,38 +17,13 @@ impl Changes {
         self.told.contains_key(key)
     }
 
-    /// The events that lead from what was told to `wanted`, those that are gone first. A change that cannot be taken
-    /// over leaves a run's earlier request in force, and the run says so in a note.
+    /// The events that lead from what was told to `wanted`, those that are gone first.
     pub fn update(&mut self, wanted: BTreeMap<RunKey, Wanted>) -> Vec<RequestEvent> {
-        let mut events = Vec::new();
-        self.told.retain(|key, _| {
-            let stays = wanted.contains_key(key);
-            if !stays {
-                events.push(RequestEvent::Gone(key.clone()));
-            }
-            stays
-        });
-        for (key, wanted) in wanted {
-            let good = match (&wanted.settings, self.told.get_mut(&key)) {
-                (Ok(_), _) => Some(wanted.clone()),
-                (Err(_), told) => told.and_then(|told| told.good.take()),
-            };
-            let tell = match (&wanted.settings, &good) {
-                (Err(refusal), Some(good)) => {
-                    let mut kept = Wanted { forbidden: wanted.forbidden, ..good.clone() };
-                    if kept.forbidden.is_none() {
-                        kept.notes.push(format!("the last change is not in force: {refusal}"));
-                    }
-                    kept
-                }
-                _ => wanted,
-            };
-            let news = self.told.get(&key).is_none_or(|told| told.last != tell);
-            if news {
-                events.push(RequestEvent::Wanted(Box::new(tell.clone())));
-            }
-            self.told.insert(key, Told { last: tell, good });
-        }
+        let gone = self.told.keys().filter(|key| !wanted.contains_key(key));
+        let mut events: Vec<RequestEvent> = gone.map(|key| RequestEvent::Gone(key.clone())).collect();
+        let news = wanted.iter().filter(|(key, wanted)| self.told.get(key) != Some(wanted));
+        events.extend(news.map(|(_, wanted)| RequestEvent::Wanted(Box::new(wanted.clone()))));
+        self.told = wanted;
         events
     }
 }
@@ -97,6 +64,7 @@ mod tests {
                 accepted: Timestamp::UNIX_EPOCH,
             },
             settings,
+            caps: Caps::default(),
             notes: Vec::new(),
             forbidden: None,
             allowance: Allowance { at_once: 4, per_hour: None },
@@ -123,35 +91,13 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_change_leaves_the_earlier_request_in_force_and_says_so() {
+    fn a_change_of_caps_is_told_of_a_request_that_cannot_be_carried_out_too() {
         let mut changes = Changes::default();
-        let good = wanted("a", Ok("tcp"));
-        changes.update(state(&[&good]));
         let bad = wanted("a", Err(Refusal::new("InvalidValue", "no such thing.")));
-        let mut kept = good.clone();
-        kept.notes.push("the last change is not in force: no such thing.".into());
-        assert_eq!(changes.update(state(&[&bad])), [told(&kept)]);
+        assert_eq!(changes.update(state(&[&bad])), [told(&bad)]);
         assert_eq!(changes.update(state(&[&bad])), []);
-        let worse = wanted("a", Err(Refusal::new("InvalidValue", "nor this.")));
-        let mut kept = good.clone();
-        kept.notes.push("the last change is not in force: nor this.".into());
-        assert_eq!(changes.update(state(&[&worse])), [told(&kept)]);
-        let mended = wanted("a", Ok("udp"));
-        assert_eq!(changes.update(state(&[&mended])), [told(&mended)]);
-    }
-
-    #[test]
-    fn what_is_forbidden_keeps_its_settings_and_says_so_once() {
-        let mut changes = Changes::default();
-        let good = wanted("a", Ok("tcp"));
-        changes.update(state(&[&good]));
-        let no = Refusal::new("Suspended", "not now.");
-        let mut forbidden = wanted("a", Err(no.clone()));
-        forbidden.forbidden = Some(no.clone());
-        let kept = Wanted { forbidden: Some(no), ..good.clone() };
-        assert_eq!(changes.update(state(&[&forbidden])), [told(&kept)]);
-        assert_eq!(changes.update(state(&[&forbidden])), []);
-        assert_eq!(changes.update(state(&[&good])), [told(&good)]);
+        let tighter = Wanted { caps: Caps { headers_only: true, ..Caps::default() }, ..bad };
+        assert_eq!(changes.update(state(&[&tighter])), [told(&tighter)]);
     }
 
     #[test]

@@ -213,6 +213,7 @@ fn add(
     notes: &[String],
 ) {
     let key = RunKey { namespace: pod.pod.namespace.clone(), request: id, pod_uid: pod.pod.uid.clone() };
+    let caps = rules.as_ref().map_or_else(|_| Caps::default(), |rules| rules.caps.clone());
     let (allowance, settings, forbidden) = match (rules, &pod.problem) {
         (Ok(rules), None) => (allowance(&rules.caps), settings(rules), None),
         (Ok(rules), Some(problem)) => (allowance(&rules.caps), Err(problem.clone()), None),
@@ -228,7 +229,7 @@ fn add(
     if let (Some(Place::Pod(place)), Some(_)) = (&mut pod.place, &interface) {
         place.interface = interface;
     }
-    wanted.insert(key.clone(), Wanted { key, pod, request, settings, notes, forbidden, allowance });
+    wanted.insert(key.clone(), Wanted { key, pod, request, settings, caps, notes, forbidden, allowance });
 }
 
 fn allowance(caps: &Caps) -> Allowance {

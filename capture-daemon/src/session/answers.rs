@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use capture_api::RunState;
+use capture_api::{Refusal, RunState};
 use jiff::Timestamp;
 use tracing::warn;
 
@@ -37,12 +37,19 @@ impl Session {
                     }
                 }
             }
-            (Phase::Loading { .. }, Answer::Loaded { ring, tap: Err(failure) }) => {
+            (Phase::Loading { settings, .. }, Answer::Loaded { ring, tap: Err(failure) }) => {
                 node.rings.release(ring);
                 match failure {
+                    LoadFailure::Filter(refusal) if self.goes_on_without(&settings.filter, &refusal) => {
+                        Phase::Waiting { again: Instant::now() }
+                    }
                     LoadFailure::Filter(refusal) => self.refuse(&refusal),
                     LoadFailure::Compiler(error) => {
-                        self.show(RunState::Pending, "CompilerUnavailable", &format!("{error}; it is tried again"));
+                        self.show(
+                            RunState::Pending,
+                            "CompilerUnavailable",
+                            &format!("{error}; it is tried again"),
+                        );
                         Phase::Waiting { again: Instant::now() + node.limits.retry }
                     }
                     LoadFailure::Datapath(error) => self.fail("LoadFailed", error),
@@ -78,20 +85,23 @@ impl Session {
                     }
                     Err(error) => {
                         node.rings.release(ring);
-                        self.reject(next.settings, &error);
-                        Phase::Tapped { tap: old, info }
+                        self.without_another(node, old, info, &next.settings, &error)
                     }
                 }
             }
             (Phase::Reloading { tap, info, settings }, Answer::Loaded { ring, tap: Err(failure) }) => {
                 node.rings.release(ring);
                 match failure {
-                    LoadFailure::Filter(refusal) => self.reject(settings, &refusal.message),
-                    LoadFailure::Compiler(error) | LoadFailure::Datapath(error) => {
-                        self.reject(settings, &error);
+                    // What else was changed is tried next.
+                    LoadFailure::Filter(refusal) if self.goes_on_without(&settings.filter, &refusal) => {
+                        Phase::Tapped { tap, info }
+                    }
+                    LoadFailure::Filter(Refusal { message, .. })
+                    | LoadFailure::Compiler(message)
+                    | LoadFailure::Datapath(message) => {
+                        self.without_another(node, tap, info, &settings, &message)
                     }
                 }
-                Phase::Tapped { tap, info }
             }
             (Phase::TakingOver { old, new }, Answer::TookOver { old: old_tap, new: new_tap, result }) => {
                 match result {
@@ -100,9 +110,15 @@ impl Session {
                         self.tapped(new_tap, new)
                     }
                     Err(error) => {
-                        self.reject(new.settings.clone(), &error.to_string());
                         self.retire(node, &new_tap, &new);
-                        Phase::Tapped { tap: old_tap, info: old }
+                        if old_tap.attached().is_some() {
+                            self.without_another(node, old_tap, old, &new.settings, &error.to_string())
+                        } else {
+                            // It begins anew, as after an interface that went away.
+                            self.retire(node, &old_tap, &old);
+                            self.interface_lost = false;
+                            Phase::Draining
+                        }
                     }
                 }
             }
@@ -137,9 +153,12 @@ impl Session {
 
     pub(super) fn tapped(&mut self, tap: Tap, info: TapInfo) -> Phase {
         self.comparison = None;
+        self.took(&info.settings);
         self.run.interface = Some(info.interface.link.name.clone());
         self.run.attach_mode = Some(format!("{:?}", info.mode));
-        self.show_capturing();
+        if !info.control.is_halted() {
+            self.show_capturing();
+        }
         self.unsaved = true;
         Phase::Tapped { tap, info }
     }

@@ -64,7 +64,11 @@ impl Engine {
         // A filter that cannot be compiled is told now, not when the pod has its interface.
         for session in self.sessions.values_mut() {
             if session.hunts().is_some_and(|own| own.filter == settings.filter) {
-                session.phase = session.refuse(&refusal);
+                if session.goes_on_without(&settings.filter, &refusal) {
+                    session.in_force(None);
+                } else {
+                    session.phase = session.refuse(&refusal);
+                }
             }
         }
     }

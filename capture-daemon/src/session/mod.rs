@@ -19,6 +19,7 @@
 mod answers;
 mod budget;
 mod bypass;
+mod change;
 mod engine;
 mod hunt;
 mod node;
@@ -46,10 +47,10 @@ use tracing::info;
 use self::{
     answers::storage_failed,
     bypass::{Bypass, Comparison},
+    change::{Change, NO_RINGS},
     progress::{Progress, UNLIMITED},
     publish::Told,
     sink::Limit,
-    tap_settings::needs_another_tap,
     wanted::Wanted,
 };
 pub use self::{
@@ -98,8 +99,8 @@ pub struct Session {
     mending: Vec<String>,
     /// Streams that storage has not finished with.
     open_streams: u32,
-    /// Settings that could not be taken over, so that they are not tried again and again.
-    rejected: Option<Settings>,
+    /// What is asked for, and what of it cannot be had.
+    change: Change,
     /// Numbers questions to workers, so that late answers are told from the awaited one.
     ticket: u64,
     /// Kernel counts of the tap in place, as last read.
@@ -215,6 +216,7 @@ impl Session {
         let phase = if run.state.is_final() { Phase::Over } else { Phase::Waiting { again: now } };
         let progress = Arc::new(Progress::continuing(run.delivered, run.bytes()));
         let told = Told::before(&run);
+        let change = Change::of(&run, wanted.as_ref());
         let session = Self {
             id,
             run,
@@ -230,7 +232,7 @@ impl Session {
             bypass: Bypass::default(),
             mending: Vec::new(),
             open_streams: 0,
-            rejected: None,
+            change,
             ticket: 0,
             live: Counters::default(),
             unsaved: true,
@@ -258,44 +260,6 @@ impl Session {
         if let Some(settings) = &self.run.settings {
             self.progress.limit(settings.limits.packets.unwrap_or(UNLIMITED), settings.limits.bytes);
         }
-    }
-
-    /// The request is new or has changed.
-    fn request(&mut self, wanted: Wanted, now: Instant) {
-        self.due = now;
-        match &wanted.settings {
-            _ if wanted.forbidden.is_some() => self.forbid(wanted.forbidden.as_ref()),
-            Ok(settings) if self.would_begin(&wanted) => {
-                // Refused before it began: what was changed may make it possible.
-                self.run.settings = Some(settings.clone());
-                self.run.accepted = wanted.request.accepted;
-                self.run.count(wanted.allowance, Timestamp::now());
-                (self.run.ended, self.run.forbidden, self.run.expired) = (None, false, false);
-                self.run.set(RunState::Pending, "", "");
-                self.phase = Phase::Waiting { again: now };
-            }
-            Ok(settings) if !self.is_over() => self.run.settings = Some(settings.clone()),
-            Err(refusal) if self.run.state == RunState::Refused => {
-                self.run.refuse(RunState::Refused, refusal)
-            }
-            // A change that cannot be carried out is not taken over: what is captured now goes on.
-            Err(refusal) if !self.is_over() => self.note(format!("Change not taken over: {refusal}")),
-            _ => {}
-        }
-        if wanted.forbidden.is_none() {
-            self.forbid(None);
-        }
-        if !self.is_over() && wanted.settings.is_ok() {
-            self.run.notes.clone_from(&wanted.notes);
-            self.apply_limits();
-        }
-        if let Phase::Waiting { again } = &mut self.phase {
-            // A run of an earlier agent has waited for nothing else, and a change may be what it waits for.
-            *again = now;
-        }
-        self.place_changed |= self.wanted.as_ref().is_some_and(|before| before.pod.place != wanted.pod.place);
-        self.wanted = Some(wanted);
-        self.unsaved = true;
     }
 
     /// Whether a run that was refused begins with this request.
@@ -349,9 +313,10 @@ impl Session {
         self.end(Ending::new(RunState::Completed, reason, message));
     }
 
+    /// Something to be said of the run, whatever is asked for.
     fn note(&mut self, note: String) {
-        if !self.run.notes.contains(&note) {
-            self.run.notes.push(note);
+        if !self.run.remarks.contains(&note) {
+            self.run.remarks.push(note);
             self.unsaved = true;
         }
     }
@@ -456,17 +421,17 @@ impl Session {
 
             (Phase::Tapped { tap, info }, Goal::End(_) | Goal::Wait(_)) => self.detach(node, tap, info),
             (Phase::Tapped { tap, info }, _) if self.interface_lost => self.detach(node, tap, info),
-            (Phase::Tapped { tap, info }, Goal::Pause) => {
-                info.control.set_halted(true);
-                self.comparison = None;
-                self.show(RunState::Paused, "PauseRequested", "Nothing is captured until state is Running.");
-                Phase::Tapped { tap, info }
+            (Phase::Tapped { tap, info }, goal) => {
+                self.keep_capturing(node, now, tap, info, matches!(goal, Goal::Pause))
             }
-            (Phase::Tapped { tap, info }, Goal::Capture) => self.keep_capturing(node, tap, info),
             (Phase::Reloading { tap, info, .. }, Goal::End(_) | Goal::Wait(_)) => {
                 self.detach(node, tap, info)
             }
             (Phase::Reloading { tap, info, .. }, _) if self.interface_lost => self.detach(node, tap, info),
+            (Phase::Reloading { tap, info, settings }, Goal::Pause) => {
+                info.control.set_halted(true);
+                Phase::Reloading { tap, info, settings }
+            }
 
             (Phase::Draining, goal) if self.open_streams == 0 => match goal {
                 Goal::End(ending) => self.conclude(&ending),
@@ -481,10 +446,11 @@ impl Session {
         let later = Phase::Waiting { again: now + node.limits.retry };
         self.place_changed = false;
         let hunted = std::mem::take(&mut self.hunting);
-        let (Some(wanted), Some(settings)) = (&self.wanted, self.run.settings.clone()) else {
+        let (Some(wanted), Some(settings)) = (&self.wanted, self.target()) else {
             // An unfinished run of an earlier agent, whose request has not been heard of yet.
             return later;
         };
+        self.run.settings = Some(settings.clone());
         if !self.mending.is_empty() && settings.limits.packets.is_some() {
             // How many packets it may still have is known when those in its files are counted.
             return Phase::Waiting { again: now };
@@ -511,11 +477,16 @@ impl Session {
             self.note(hunt::MISSING.into());
         }
         let Some(ring) = node.grant_ring() else {
-            return self.refuse(&Refusal::new(
-                "BudgetExhausted",
-                "The agent's memory budget for rings is used up by other captures on this node. End some of them, or \
-                 have memoryBudget raised, then ask again.",
-            ));
+            if self.run.started.is_some() {
+                self.show(
+                    RunState::Pending,
+                    "BudgetExhausted",
+                    &format!("{NO_RINGS} The capture goes on when there is room."),
+                );
+                return later;
+            }
+            let advice = "End some of them, or have memoryBudget raised, then ask again.";
+            return self.refuse(&Refusal::new("BudgetExhausted", format!("{NO_RINGS} {advice}")));
         };
         let ticket = self.next_ticket();
         let mode = node.mode_for_new();
@@ -523,36 +494,11 @@ impl Session {
         Phase::Loading { interface, settings, mode }
     }
 
-    /// Goes on, with another tap when the settings ask for one.
-    fn keep_capturing(&mut self, node: &mut Node, tap: Tap, info: TapInfo) -> Phase {
-        if info.control.is_halted() {
-            info.control.set_halted(false);
-        }
-        self.show_capturing();
-        let Some(settings) = self.run.settings.clone() else { return Phase::Tapped { tap, info } };
-        if !needs_another_tap(&info.settings, &settings) || self.rejected.as_ref() == Some(&settings) {
-            return Phase::Tapped { tap, info };
-        }
-        let Some(ring) = node.rings.grant() else {
-            self.reject(settings, "the agent's memory budget for rings is used up");
-            return Phase::Tapped { tap, info };
-        };
-        let ticket = self.next_ticket();
-        node.load(self.id, ticket, &self.run, &settings, ring, info.mode, true);
-        Phase::Reloading { tap, info, settings }
-    }
-
     /// Has the tap taken off its interface. Afterwards its ring is emptied and its files are closed.
     fn detach(&mut self, node: &Node, tap: Tap, info: TapInfo) -> Phase {
         let ticket = self.next_ticket();
         node.detach(self.id, ticket, tap);
         Phase::Detaching { info }
-    }
-
-    /// Changed settings cannot be had; what is captured now goes on.
-    fn reject(&mut self, settings: Settings, why: &str) {
-        self.note(format!("Change not taken over: {why}. Capturing goes on with the settings before it."));
-        self.rejected = Some(settings);
     }
 
     fn refuse(&mut self, refusal: &Refusal) -> Phase {

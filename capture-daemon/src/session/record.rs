@@ -36,7 +36,7 @@ pub(super) fn record(session: &Session) -> PodCapture {
         state: run.state,
         reason: run.reason.clone(),
         message: run.message.clone(),
-        notes: run.notes.clone(),
+        notes: session.change.notes().chain(run.notes.iter().chain(&run.remarks).cloned()).collect(),
         from_pod: direction(&counted.from_pod),
         to_pod: direction(&counted.to_pod),
         drops: Drops { ring: total.ring_full, rate: total.rate_limited, storage: delivered.storage_drops },

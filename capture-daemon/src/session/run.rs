@@ -58,9 +58,12 @@ pub struct Run {
     /// The settings in force; absent when the request was refused before it had any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settings: Option<Settings>,
-    /// What was clipped or not taken over.
+    /// What of the request was clipped.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+    /// What is to be said of the run itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remarks: Vec<String>,
     /// When the request was accepted: its window starts then, unless it names a start.
     pub accepted: Timestamp,
     /// Where the run is in its life.
@@ -166,6 +169,7 @@ impl Run {
             namespace_uid: wanted.pod.namespace_uid.clone(),
             settings: wanted.settings.as_ref().ok().cloned(),
             notes: wanted.notes.clone(),
+            remarks: Vec::new(),
             accepted: wanted.request.accepted,
             state: RunState::Pending,
             reason: None,

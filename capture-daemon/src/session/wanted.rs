@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use capture_api::{Refusal, RequestKind, Settings};
+use capture_api::{Caps, Refusal, RequestKind, Settings};
 use jiff::Timestamp;
 
 use crate::pods::Place;
@@ -36,8 +36,10 @@ pub struct Wanted {
     pub pod: PodRef,
     /// The request.
     pub request: RequestRef,
-    /// The settings in force, or why there are none.
+    /// The settings in force, or why there are none. A run that has others already goes on with them, within `caps`.
     pub settings: Result<Settings, Refusal>,
+    /// What no settings may exceed now.
+    pub caps: Caps,
     /// What was clipped or not taken over, one sentence each.
     pub notes: Vec<String>,
     /// Why there may be no capture now, whatever the settings say: a run that captures ends and keeps its files, one

@@ -5,6 +5,7 @@
 
 mod alone;
 mod changes;
+mod changes_in_force;
 mod files;
 mod interfaces;
 mod interfaces_bypass;

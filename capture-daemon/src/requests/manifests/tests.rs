@@ -190,7 +190,7 @@ fn a_file_that_is_still_open_is_left_alone_until_it_is_closed() {
 }
 
 #[test]
-fn a_bad_value_refuses_a_new_run_and_leaves_a_running_one_alone() {
+fn a_bad_value_is_told_with_what_to_write_and_with_the_caps_that_hold_all_the_same() {
     let good = labelled("a", ", podtap.dev/duration: 5m");
     let (watched, _) = Watched::start(&[("a.yaml", &good)]);
     watched.write("b.yaml", &labelled("b", ", podtap.dev/duration: 5 minutes"));
@@ -198,9 +198,10 @@ fn a_bad_value_refuses_a_new_run_and_leaves_a_running_one_alone() {
     let message = refused.settings.unwrap_err().message;
     assert!(message.starts_with("annotation podtap.dev/duration: \"5 minutes\""), "{message}");
     watched.write("a.yaml", &labelled("a", ", podtap.dev/duraton: 6m"));
-    let kept = watched.wanted();
-    assert!(kept.settings.is_ok());
-    assert!(kept.notes[0].contains("did you mean podtap.dev/duration?"), "{:?}", kept.notes);
+    let misspelt = watched.wanted();
+    assert_eq!(misspelt.caps, Caps::default());
+    let message = misspelt.settings.unwrap_err().message;
+    assert!(message.contains("did you mean podtap.dev/duration?"), "{message}");
 }
 
 #[test]
