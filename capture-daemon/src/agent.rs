@@ -105,7 +105,7 @@ pub fn run(config: &Config, requests: Requests<'_>) -> Result<(), AgentError> {
         max_disk_percent: config.max_disk_percent,
     })?;
     let meters = telemetry.meters().clone();
-    let cluster = ClusterRecords::new(&config.node_name, &meters);
+    let cluster = ClusterRecords::new(&config.node_name, &telemetry);
     let records: Box<dyn Records> = match requests {
         Requests::Manifests(_) => Box::new(StatusDir::open(&config.data_dir)?),
         Requests::Kubernetes => Box::new(cluster.clone()),
@@ -135,7 +135,7 @@ pub fn run(config: &Config, requests: Requests<'_>) -> Result<(), AgentError> {
     telemetry.loaded(attach_mode);
     storage.pulses().iter().for_each(|pulse| telemetry.watch(pulse.clone()));
     let consumer = Consumer::start(QUANTUM)?;
-    telemetry.watch(consumer.pulse());
+    telemetry.watch_vital(consumer.pulse());
     let mut node = Node::new(
         config.node_name.clone(),
         Limits { retry: RETRY, sockets_in_bulk: config.attach_mode.forced().is_none() },

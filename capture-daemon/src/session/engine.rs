@@ -17,6 +17,7 @@ use super::{
     Limit, Phase, Session, SessionId,
     node::{Answer, LoadFailure, Node},
     record::{Records, record},
+    refusals::TurnedAway,
     retention::Strays,
     run::{HOUR, Run, Unreadable},
     wanted::{Allowance, RequestEvent, RunKey, Wanted},
@@ -105,6 +106,10 @@ pub struct Engine {
     pub(super) records: Box<dyn Records>,
     pub(super) sessions: BTreeMap<SessionId, Session>,
     last_id: SessionId,
+    /// The sessions of each request on each pod; one after the other, of which the last goes on.
+    pub(super) by_key: BTreeMap<RunKey, Vec<SessionId>>,
+    /// Refused runs without a session.
+    pub(super) turned_away: TurnedAway,
     /// Requests that the data directory has no room for yet, or does not take.
     pub(super) homeless: BTreeMap<RunKey, Wanted>,
     pub(super) strays: Strays,
@@ -125,6 +130,8 @@ impl Engine {
             records,
             sessions: BTreeMap::new(),
             last_id: 0,
+            by_key: BTreeMap::new(),
+            turned_away: TurnedAway::new(),
             homeless: BTreeMap::new(),
             strays: Strays::default(),
             reported: now,
@@ -284,6 +291,7 @@ impl Engine {
             self.reported = now;
             self.report();
             self.publish();
+            self.dismiss_refused();
             self.expire();
             for wanted in self.homeless.values().cloned().collect::<Vec<_>>() {
                 self.wanted(wanted);
@@ -307,13 +315,16 @@ impl Engine {
         if let Some(session) = known.and_then(|(id, _)| self.sessions.get_mut(&id)) {
             return session.request(wanted, now);
         }
-        let mut number = self
-            .sessions
-            .values()
-            .filter(|session| session.run.key() == wanted.key)
-            .map(|session| session.run.number + 1)
-            .max()
-            .unwrap_or(0);
+        let refusal = wanted.forbidden.clone().or_else(|| wanted.settings.as_ref().err().cloned());
+        let verdict = refusal.map_or_else(|| self.room_for(&wanted), Err);
+        if let Err(refusal) = &verdict
+            && !self.keeps_refused(&wanted)
+        {
+            self.homeless.remove(&wanted.key);
+            return self.turn_away(&wanted, refusal);
+        }
+        let mut number =
+            self.sessions_of(&wanted.key).map(|session| session.run.number + 1).max().unwrap_or(0);
         let (mut run, dir) = loop {
             let run = Run::new(&wanted, number, &self.node.name);
             match self.node.storage.new_run(&run.namespace, &run.record) {
@@ -332,9 +343,9 @@ impl Engine {
         };
         self.strays.take(&dir);
         self.homeless.remove(&wanted.key);
+        self.turned_away.remove(&wanted.key);
         run.forbidden = wanted.forbidden.is_some();
-        let refusal = wanted.forbidden.clone().or_else(|| wanted.settings.as_ref().err().cloned());
-        match refusal.map_or_else(|| self.room_for(&wanted), Err) {
+        match verdict {
             Ok(()) => run.count(wanted.allowance, Timestamp::now()),
             Err(refusal) => self.refused(&mut run, &refusal),
         }
@@ -390,6 +401,7 @@ impl Engine {
             warn!(record = run.record, %error, "not counted for its namespace's quota");
         }
         self.last_id += 1;
+        self.by_key.entry(run.key()).or_default().push(self.last_id);
         let session = Session::new(self.last_id, run, dir, wanted, Instant::now());
         self.sessions.insert(self.last_id, session);
         self.last_id
@@ -397,17 +409,20 @@ impl Engine {
 
     /// The run of that request that is not yet withdrawn.
     fn of_wanted(&self, wanted: &Wanted) -> Option<&Session> {
-        self.sessions.values().find(|session| {
-            let run = &session.run;
-            // A namespace that was made again continues nothing of its predecessor's.
-            !run.released && run.namespace_uid == wanted.pod.namespace_uid && run.key() == wanted.key
-        })
+        // A namespace that was made again continues nothing of its predecessor's.
+        self.sessions_of(&wanted.key)
+            .find(|session| !session.run.released && session.run.namespace_uid == wanted.pod.namespace_uid)
+    }
+
+    /// The runs of that request on that pod, the oldest first.
+    fn sessions_of(&self, key: &RunKey) -> impl Iterator<Item = &Session> {
+        self.by_key.get(key).into_iter().flatten().filter_map(|id| self.sessions.get(id))
     }
 
     fn gone(&mut self, key: &RunKey) {
         self.homeless.remove(key);
-        let told = |session: &&Session| session.wanted.as_ref().is_some_and(|wanted| wanted.key == *key);
-        let known = self.sessions.values().find(told).map(|session| session.id);
+        self.turned_away.remove(key);
+        let known = self.sessions_of(key).find(|session| session.wanted.is_some()).map(|session| session.id);
         if let Some(session) = known.and_then(|id| self.sessions.get_mut(&id)) {
             session.withdraw();
         }

@@ -27,6 +27,7 @@ mod progress;
 mod provisional;
 mod publish;
 mod record;
+mod refusals;
 mod retention;
 mod run;
 mod sink;
@@ -117,6 +118,8 @@ pub struct Session {
     told: Told,
     /// When its files could not be removed.
     removal_failed: Option<Instant>,
+    /// It was refused, and makes room for others.
+    dismissed: bool,
 }
 
 /// What a session has of a tap that it or a worker holds.
@@ -239,6 +242,7 @@ impl Session {
             unwritten: false,
             told,
             removal_failed: None,
+            dismissed: false,
             moved: false,
             due: now,
         };
@@ -340,7 +344,8 @@ impl Session {
                 "WindowOver",
                 format!("The window is over. {}", self.what_was_seen()),
             ))
-        } else if now < start {
+        } else if settings.start_time.is_some() && now < start {
+            // Whoever names no start means now, although another's clock said when that is.
             Goal::Wait(start)
         } else if settings.state == DesiredState::Paused {
             Goal::Pause

@@ -74,11 +74,14 @@ impl Session {
 impl Engine {
     /// Writes the numbers of all sessions, if anybody may ask for them. Allocates only for a namespace that is new.
     pub(super) fn publish(&mut self) {
-        let Self { node, sessions, homeless, .. } = self;
+        let Self { node, sessions, homeless, turned_away, .. } = self;
         node.telemetry.write(|snapshot| {
             snapshot.begin();
             for session in sessions.values_mut().rev() {
                 session.tell(snapshot);
+            }
+            for (key, uid) in turned_away.iter() {
+                snapshot.namespace(&key.namespace, uid).turned_away += 1;
             }
             snapshot.provisional = node.provisional.usage();
             (snapshot.rings_used, snapshot.rings_limit) = (node.rings.used(), node.rings.total());

@@ -1,15 +1,19 @@
 //! What users see of a run: its PodCapture, a projection of `run.json` and the counters.
 
-use capture_api::{DirectionStatus, Drops, PodCapture, PodCaptureSpec, PodCaptureStatus};
+use capture_api::{DirectionStatus, Drops, PodCapture, PodCaptureSpec, PodCaptureStatus, Refusal};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::Session;
+use super::{Session, wanted::Wanted};
 
 /// Where records are shown: files beside the data, or an API server. What cannot be shown is logged there; the run
 /// itself does not depend on it.
 pub trait Records: Send {
     /// Shows the record as it is now. False when it is to be tried again: it cannot be shown for the moment.
     fn publish(&self, record: &PodCapture) -> bool;
+    /// The run was refused and gets no record, since its namespace has too many of these.
+    fn turned_away(&self, wanted: &Wanted, refusal: &Refusal) {
+        let _ = (wanted, refusal);
+    }
     /// Takes the record away. One that is gone already is no error.
     fn remove(&self, namespace: &str, record: &str);
     /// Called at the start: records of this node that `known` does not know, by namespace and name, are left over from

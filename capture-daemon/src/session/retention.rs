@@ -74,7 +74,7 @@ impl Session {
         let retention = self.run.settings.as_ref().map_or(WITHOUT_SETTINGS, |settings| settings.retention);
         let kept =
             |ended| SignedDuration::try_from(retention.0).is_ok_and(|kept| now.duration_since(ended) < kept);
-        self.is_over() && self.run.ended.is_some_and(|ended| !kept(ended))
+        self.is_over() && (self.dismissed || self.run.ended.is_some_and(|ended| !kept(ended)))
     }
 
     /// Takes away what retention does not protect any longer. True when nothing is left to remember: the request is
@@ -101,8 +101,9 @@ impl Engine {
     /// Removes what retention does not protect any longer.
     pub(super) fn expire(&mut self) {
         let (now, looked) = (Timestamp::now(), Instant::now());
-        let Self { sessions, records, strays, .. } = self;
+        let Self { sessions, records, strays, by_key, .. } = self;
         strays.expire(&**records);
+        let before = sessions.len();
         sessions.retain(|_, session| {
             if session.removal_failed.is_some_and(|failed| looked.duration_since(failed) < AGAIN) {
                 return true;
@@ -120,5 +121,11 @@ impl Engine {
                 }
             }
         });
+        if sessions.len() < before {
+            by_key.retain(|_, ids| {
+                ids.retain(|id| sessions.contains_key(id));
+                !ids.is_empty()
+            });
+        }
     }
 }

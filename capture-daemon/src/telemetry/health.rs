@@ -1,4 +1,8 @@
 //! Whether the agent is alive, and whether it is ready: the answers behind `/healthz` and `/readyz`.
+//!
+//! Whoever asks for the one kills an agent that is not alive. So it depends on what takes packets out of the rings and on
+//! nothing else: a disk that hangs stops writers, and the engine too, but an agent that still counts what is lost is better
+//! than one that is started again and again.
 
 use std::time::Duration;
 
@@ -9,7 +13,7 @@ use crate::pulse::Pulse;
 pub const STUCK: Duration = Duration::from_secs(10);
 
 /// What readiness depends on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Readiness {
     /// The kernel took the agent's programs.
     pub(super) loaded: bool,
@@ -19,6 +23,8 @@ pub(super) struct Readiness {
     pub(super) running: bool,
     /// Why nothing can be written, if so.
     pub(super) unwritable: Option<&'static str>,
+    /// Why no records can be shown, if so.
+    pub(super) records: Option<String>,
 }
 
 /// Threads that have been silent for `limit`, in words; nothing when all are alive.
@@ -46,6 +52,7 @@ impl Readiness {
             missing.push("sessions are not looked after yet".to_owned());
         }
         missing.extend(self.unwritable.map(|why| format!("the data directory takes nothing: {why}")));
+        missing.extend(self.records.clone());
         missing
     }
 }
@@ -69,9 +76,11 @@ mod tests {
 
     #[test]
     fn an_agent_that_is_not_ready_says_all_that_is_missing() {
-        let ready = Readiness { loaded: true, listed: true, running: true, unwritable: None };
+        let ready = Readiness { loaded: true, listed: true, running: true, unwritable: None, records: None };
         assert_eq!(ready.missing(), Vec::<String>::new());
         assert_eq!(Readiness::default().missing().len(), 3);
+        let blind = Readiness { records: Some("no list".to_owned()), ..ready.clone() };
+        assert_eq!(blind.missing(), ["no list"]);
         let broken = Readiness { unwritable: Some("it is mounted read-only"), ..ready };
         assert_eq!(broken.missing(), ["the data directory takes nothing: it is mounted read-only"]);
     }

@@ -130,13 +130,23 @@ impl Reading {
     }
 
     fn runs(&self, page: &mut Page<'_>) -> fmt::Result {
-        page.gauge(plain("runs"), "Runs on this node by state, finished ones until retention ends.", |put| {
-            for (name, namespace) in self.namespaces() {
-                for (state, runs) in STATES.iter().zip(namespace.runs) {
-                    put(&[("namespace", name), ("state", &format!("{state:?}"))], runs.into())?;
+        page.gauge(
+            plain("runs"),
+            "Runs on this node by state, finished ones until retention ends.",
+            |put| {
+                for (name, namespace) in self.namespaces() {
+                    for (state, runs) in STATES.iter().zip(namespace.runs) {
+                        put(&[("namespace", name), ("state", &format!("{state:?}"))], runs.into())?;
+                    }
                 }
-            }
-            Ok(())
+                Ok(())
+            },
+        )?;
+        let help =
+            "Runs on this node that were refused and have no record: their namespace has too many of these.";
+        page.gauge(plain("runs_turned_away"), help, |put| {
+            let mut namespaces = self.namespaces();
+            namespaces.try_for_each(|(name, of)| put(&[("namespace", name)], of.turned_away.into()))
         })
     }
 
@@ -246,7 +256,8 @@ impl Reading {
             put(&[("mode", "Tcx")], taps.tcx.into())?;
             put(&[("mode", "Socket")], taps.socket.into())
         })?;
-        let help = "Taps for pods that have no interface yet: ready, or on new interfaces that are nobody's so far.";
+        let help =
+            "Taps for pods that have no interface yet: ready, or on new interfaces that are nobody's so far.";
         page.gauge(plain("provisional_taps"), help, |put| {
             put(&[("stage", "Ready")], provisional.ready.into())?;
             put(&[("stage", "Attached")], provisional.attached.into())

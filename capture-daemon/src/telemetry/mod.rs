@@ -43,8 +43,12 @@ struct Inner {
     written: AtomicBool,
     meters: Meters,
     pulses: Mutex<Vec<Pulse>>,
+    /// Those of threads without which no packet is taken.
+    vital: Mutex<Vec<Pulse>>,
     attach_mode: Mutex<Option<AttachMode>>,
     listed: AtomicBool,
+    /// Why no records can be shown, if so.
+    records: Mutex<Option<String>>,
 }
 
 impl Default for Telemetry {
@@ -58,6 +62,8 @@ impl Default for Telemetry {
                 written: false.into(),
                 meters: Meters::default(),
                 pulses: Mutex::default(),
+                vital: Mutex::default(),
+                records: Mutex::default(),
                 attach_mode: Mutex::default(),
                 listed: false.into(),
             }),
@@ -75,6 +81,17 @@ impl Telemetry {
     /// A thread that must not stop. From now on it must beat or rest.
     pub fn watch(&self, pulse: Pulse) {
         lock(&self.inner.pulses).push(pulse);
+    }
+
+    /// A thread without which no packet is taken. While it is stuck there is nothing left to lose by a restart.
+    pub fn watch_vital(&self, pulse: Pulse) {
+        lock(&self.inner.vital).push(pulse.clone());
+        self.watch(pulse);
+    }
+
+    /// Why records cannot be shown; none when they can.
+    pub fn records(&self, missing: Option<String>) {
+        *lock(&self.inner.records) = missing;
     }
 
     /// The kernel took the agent's programs, and this is how it attaches them.
@@ -107,22 +124,23 @@ impl Telemetry {
         }
     }
 
-    /// Threads that are stuck, in words.
-    fn stuck(&self) -> Vec<String> {
-        health::stuck(&lock(&self.inner.pulses), STUCK)
+    /// Threads without which no packet is taken and that are stuck, in words.
+    fn lost(&self) -> Vec<String> {
+        health::stuck(&lock(&self.inner.vital), STUCK)
     }
 
     /// What is missing for requests to be carried out.
-    fn missing(&self) -> Vec<String> {
+    pub(crate) fn missing(&self) -> Vec<String> {
         let inner = &*self.inner;
         let readiness = Readiness {
             loaded: lock(&inner.attach_mode).is_some(),
             listed: inner.listed.load(Relaxed),
             running: inner.written.load(Relaxed),
             unwritable: lock(&inner.snapshot).unwritable,
+            records: lock(&inner.records).clone(),
         };
         let mut missing = readiness.missing();
-        missing.extend(self.stuck());
+        missing.extend(health::stuck(&lock(&inner.pulses), STUCK));
         missing
     }
 }

@@ -80,6 +80,8 @@ pub struct Namespace {
     had_runs: bool,
     /// Runs by state, in the order of [`STATES`].
     pub runs: [u32; STATES.len()],
+    /// Runs that were refused without a record.
+    pub turned_away: u32,
     /// Bytes of all its runs' directories.
     pub used: u64,
     /// What never goes down.
@@ -204,6 +206,7 @@ impl Snapshot {
             namespace.had_runs = namespace.has_runs();
             namespace.runs = [0; STATES.len()];
             namespace.used = 0;
+            namespace.turned_away = 0;
         }
     }
 

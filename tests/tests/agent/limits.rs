@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use podtap_tests::agent::{ATTACHED, Agent};
-use podtap_tests::manifest::{labelled, packet_capture, pod};
+use podtap_tests::agent::{ATTACHED, Agent, SOON};
+use podtap_tests::manifest::{label, labelled, packet_capture, pod};
+use podtap_tests::metrics::{Metrics, free_address};
 use podtap_tests::pods::Pods;
 use podtap_tests::tools::agree;
 use podtap_tests::traffic::{Flood, sink};
@@ -128,4 +129,63 @@ fn a_schedule_is_kept() {
     assert_eq!(record.numbers(PORT).unwrap(), (0..20).collect::<Vec<u64>>());
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(agent.records().unwrap().len(), 1);
+}
+
+/// Whoever may ask can ask for thousands of captures: little is kept of those that are refused, and others are not hurt.
+#[test]
+#[ignore = "needs root: cargo xtask test --kernel"]
+fn of_many_refused_captures_few_are_kept() {
+    const CAPTURES: usize = 500;
+    /// Those at once, and refused ones.
+    const MOST: usize = 4 + 32;
+    let pods = Pods::with(&["a"]).unwrap();
+    let address = free_address().unwrap();
+    let mut agent = Agent::start_with("refused", &format!("httpAddress: {address}\n"), &[]).unwrap();
+    agent.apply("a.yaml", &pod(pods.pod("a"))).unwrap();
+    let ask = |agent: &Agent, file: &str, kind: &str| {
+        let many = (0..CAPTURES).map(|number| {
+            let spec = json!({"podNames": ["a"], "filter": FILTER.1});
+            packet_capture(&format!("{kind}{number}"), spec).to_string()
+        });
+        agent.write(file, &many.collect::<Vec<_>>().join("\n---\n")).unwrap();
+    };
+    let turned_away = || {
+        let metrics = Metrics::scrape(address).unwrap();
+        metrics.count("podtap_runs_turned_away", &[("namespace", "default")]).unwrap_or(0)
+    };
+    let runs = |agent: &Agent| std::fs::read_dir(agent.data_dir().join("default")).unwrap().count();
+    ask(&agent, "many.yaml", "c");
+    agent
+        .wait("most to be turned away", SOON, |_| (turned_away() as usize == CAPTURES - MOST).then_some(()))
+        .unwrap();
+    let records = agent.records().unwrap();
+    assert_eq!((records.len(), runs(&agent)), (MOST, MOST));
+    let refused = records.iter().filter(|record| record.reason() == "TooManyCaptures").count();
+    assert_eq!(refused, MOST - 4);
+    let mut other = pod(pods.pod("a"));
+    other["metadata"]["namespace"] = json!("team-b");
+    other["metadata"]["uid"] = json!("other");
+    agent.apply("b.yaml", &label(other, "podtap.dev/capture", "true")).unwrap();
+    agent
+        .wait("another namespace's", SOON, |records| {
+            records
+                .iter()
+                .any(|record| record.namespace() == "team-b" && ATTACHED.contains(&record.state()))
+                .then_some(())
+        })
+        .unwrap();
+    // Those that take the place of what is gone are told of, and there are no more than before.
+    agent.remove("many.yaml").unwrap();
+    agent.wait("none to be wanted", SOON, |_| (turned_away() == 0).then_some(())).unwrap();
+    ask(&agent, "more.yaml", "d");
+    agent.wait("most to be turned away", SOON, |_| (turned_away() > 0).then_some(())).unwrap();
+    agent
+        .wait("the new ones to have taken the place of the old", SOON, |records| {
+            let own = records.iter().filter(|record| record.namespace() == "default");
+            let new =
+                own.clone().filter(|record| record.state() == "Refused" && record.capture().starts_with('d'));
+            (new.count() == MOST - 4 && own.count() == MOST + 4).then_some(())
+        })
+        .unwrap();
+    assert_eq!(runs(&agent), MOST + 4, "and four that were stopped");
 }

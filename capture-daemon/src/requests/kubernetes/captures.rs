@@ -69,6 +69,11 @@ impl Captures {
         self.known.listed()
     }
 
+    /// Whether that very object is known.
+    pub(super) fn knows(&self, name: &Name, uid: &str) -> bool {
+        self.known.get(name).is_some_and(|known| known.uid == uid)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Name, &KnownCapture)> {
         self.known.iter()
     }

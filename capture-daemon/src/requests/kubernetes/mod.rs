@@ -7,6 +7,7 @@ mod captures;
 mod collection;
 mod contact;
 mod events;
+mod late;
 mod objects;
 mod pace;
 mod records;

@@ -1,7 +1,7 @@
 //! How often something may be done.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -32,6 +32,32 @@ impl Pace {
             self.lately.pop_front();
         }
         self.lately.push_back(now);
+    }
+}
+
+/// Who has had a turn, and who has waited longest: one who wants a lot keeps nobody waiting.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    had: HashMap<String, u64>,
+    turns: u64,
+}
+
+/// Of more than so many it is forgotten who had a turn.
+const MOST_TURNS: usize = 4096;
+
+impl Turns {
+    /// Smaller for one who has waited longer.
+    pub(super) fn last(&self, whose: &str) -> u64 {
+        self.had.get(whose).copied().unwrap_or_default()
+    }
+
+    /// It has its turn.
+    pub(super) fn take(&mut self, whose: &str) {
+        self.turns += 1;
+        if self.had.len() >= MOST_TURNS {
+            self.had.clear();
+        }
+        self.had.insert(whose.to_owned(), self.turns);
     }
 }
 

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use capture_api::{DesiredState, GoDuration, Refusal, reasons};
+use capture_api::{GoDuration, Refusal, reasons};
 use futures_util::{FutureExt, StreamExt, stream, stream::BoxStream, stream::SelectAll};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Namespace;
@@ -22,13 +22,14 @@ use super::{
     Options,
     contact::{Channel, Contact},
     events::{Events, pointless},
+    late::Late,
     objects::{KnownNamespace, KnownPod, KnownPolicy, Name, WatchedCapture, WatchedPod, WatchedPolicy},
     store::{NamespaceUids, Store},
     watch::{After, watch},
 };
 use crate::{
     requests::{changes::Changes, desired::Accepted},
-    session::wanted::{RequestEvent, Wanted},
+    session::wanted::RequestEvent,
     telemetry::Watched,
 };
 
@@ -58,6 +59,7 @@ pub(super) struct Source {
     contact: Contact,
     options: Options,
     accepted: Accepted,
+    late: Late,
     namespaces: NamespaceUids,
     events: Arc<Events>,
     /// Have each kind listed anew.
@@ -104,6 +106,7 @@ impl Source {
             contact: Contact::default(),
             accepted: options.runs.iter().map(|(key, time)| (key.clone(), *time)).collect(),
             options,
+            late: Late::default(),
             namespaces,
             events,
             relist,
@@ -141,12 +144,11 @@ impl Source {
     /// What is to be told of what is known now.
     fn tell(&mut self) -> Vec<RequestEvent> {
         let Options { defaults, caps, runs, .. } = &self.options;
+        let changes = &self.changes;
         let (mut wanted, without_pods) =
             self.store.wanted(&mut self.accepted, defaults, caps, self.away.as_ref());
-        let now = Timestamp::now();
-        wanted.retain(|key, wanted| {
-            !comes_too_late(wanted, now) || self.changes.told(key) || runs.contains_key(key)
-        });
+        let now = (Instant::now(), Timestamp::now());
+        self.late.judge(&mut wanted, now, |key| changes.told(key) || runs.contains_key(key));
         for capture in &without_pods {
             self.events.tell(pointless(capture));
         }
@@ -172,7 +174,15 @@ impl Source {
                 changed
             }
             News::Capture(told) => {
-                self.heard(Watched::Captures, told).is_some_and(|event| self.store.captures.take(event))
+                let Some(event) = self.heard(Watched::Captures, told) else { return false };
+                if self.listed
+                    && let Event::Apply(capture) | Event::InitApply(capture) = &event
+                    && let uid = capture.meta().uid.as_deref().unwrap_or_default()
+                    && !self.store.captures.knows(&Name::of(capture.meta()), uid)
+                {
+                    self.late.heard(uid.to_owned(), Instant::now());
+                }
+                self.store.captures.take(event)
             }
             News::Policy(told) => {
                 let Some(event) = self.heard(Watched::Policies, told) else { return false };
@@ -272,14 +282,6 @@ fn has_expired(error: &Error) -> bool {
         _ => return false,
     };
     status.code == 410
-}
-
-/// Whether a capture's window is over, or it was stopped: pods that come now have no part in it.
-fn comes_too_late(wanted: &Wanted, now: Timestamp) -> bool {
-    wanted.forbidden.is_none()
-        && wanted.settings.as_ref().is_ok_and(|settings| {
-            settings.state == DesiredState::Stopped || settings.window(wanted.request.accepted).1 <= now
-        })
 }
 
 /// Asks something small that needs a permission: a server that no longer knows this agent is as good as none.

@@ -12,8 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use capture_api::PodCapture;
-use futures_util::{Stream, StreamExt, pin_mut};
+use capture_api::{PodCapture, Refusal};
+use futures_util::{FutureExt, Stream, StreamExt, future::BoxFuture, pin_mut, stream::FuturesUnordered};
 use kube::{
     Api, Client,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
@@ -24,25 +24,29 @@ use tracing::{debug, info, warn};
 
 use self::queue::{Outcome, Queue, Step};
 use super::{
-    events::{Events, news},
+    events::{Events, news, turned_away},
     objects::{Name, WatchedRecord},
     pace::{Pace, Pauses, seed},
     store::NamespaceUids,
     watch::{After, watch},
 };
 use crate::{
-    session::Records,
-    telemetry::{ApiObject, Meters},
+    session::{Records, wanted::Wanted},
+    telemetry::{ApiObject, Telemetry},
 };
 
 /// The most writes in any second, of all records of the node.
 const WRITES: usize = 5;
+/// The most writes under way, each of another namespace.
+const AT_ONCE: usize = 4;
 /// How long one write may take.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long states are still written when the agent ends.
+/// How long states are still written when the agent ends, and how long what nobody waits for may take.
 const LAST_WRITES: Duration = Duration::from_secs(2);
 /// Pauses while the server is away.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
+/// The first version that lists custom resources by their fields.
+const LEAST_SERVER: &str = "v1.31";
 /// Who owns the fields that are written.
 const MANAGER: &str = "podtap-agent";
 
@@ -56,21 +60,22 @@ struct Shared {
     queue: Mutex<Queue>,
     wake: Notify,
     events: Arc<Events>,
-    meters: Meters,
+    telemetry: Telemetry,
     /// What runs of an earlier agent are is no news.
     started: AtomicBool,
 }
 
 impl ClusterRecords {
-    /// No records yet, of the node of that name. What is written is counted by `meters`.
+    /// No records yet, of the node of that name. What is written is counted by `telemetry`, and without the list of what
+    /// is there the agent is not ready.
     #[must_use]
-    pub fn new(node: &str, meters: &Meters) -> Self {
+    pub fn new(node: &str, telemetry: &Telemetry) -> Self {
         Self(Arc::new(Shared {
             node: node.to_owned(),
             queue: Mutex::new(Queue::new(node)),
             wake: Notify::new(),
-            events: Arc::new(Events::new(node, meters)),
-            meters: meters.clone(),
+            events: Arc::new(Events::new(node, telemetry.meters())),
+            telemetry: telemetry.clone(),
             started: AtomicBool::new(false),
         }))
     }
@@ -83,6 +88,7 @@ impl ClusterRecords {
     /// What is published from now on is news.
     pub(super) fn started(&self) {
         self.0.started.store(true, Ordering::Release);
+        self.0.telemetry.records(Some("this node's records are not listed yet".to_owned()));
     }
 
     /// Writes until `stop`, then the last states for a moment.
@@ -96,14 +102,7 @@ impl ClusterRecords {
             Arc::default(),
         );
         pin_mut!(records);
-        let mut writer = Writer {
-            shared: self.0,
-            client,
-            namespaces,
-            pace: Pace::new(WRITES, Duration::from_secs(1)),
-            pauses: Pauses::new(PAUSES.0, PAUSES.1, seed(MANAGER)),
-            paused_until: None,
-        };
+        let mut writer = Writer::new(self.0, client, namespaces);
         writer.run(records, &stop).await;
         writer.finish().await;
     }
@@ -129,6 +128,12 @@ impl Records for ClusterRecords {
         true
     }
 
+    fn turned_away(&self, wanted: &Wanted, refusal: &Refusal) {
+        if self.0.started.load(Ordering::Acquire) {
+            self.0.events.tell(turned_away(wanted, refusal, &self.0.node));
+        }
+    }
+
     fn remove(&self, namespace: &str, record: &str) {
         let name = Name { namespace: namespace.to_owned(), name: record.to_owned() };
         self.0.queue().remove(name, Instant::now());
@@ -144,50 +149,78 @@ struct Writer {
     pauses: Pauses,
     /// The server is away; not before this is it asked again.
     paused_until: Option<Instant>,
+    /// What the server has been asked and has not answered yet, of different namespaces.
+    asked: FuturesUnordered<BoxFuture<'static, Answer>>,
 }
 
+/// How a step went.
+type Answer = (Name, Step, Outcome);
+
 impl Writer {
+    fn new(shared: Arc<Shared>, client: Client, namespaces: NamespaceUids) -> Self {
+        Self {
+            shared,
+            client,
+            namespaces,
+            pace: Pace::new(WRITES, Duration::from_secs(1)),
+            pauses: Pauses::new(PAUSES.0, PAUSES.1, seed(MANAGER)),
+            paused_until: None,
+            asked: FuturesUnordered::new(),
+        }
+    }
+
     async fn run(
         &mut self,
         mut records: impl Stream<Item = watcher::Result<Event<WatchedRecord>>> + Unpin,
         stop: &Notify,
     ) {
-        let mut failing = false;
+        let (mut failing, mut listed) = (false, false);
         loop {
-            let due = self.shared.queue().due().map(|due| self.not_before(due));
-            let due = due.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+            let due = self.due().unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
             tokio::select! {
                 () = stop.notified() => return,
                 () = self.shared.wake.notified() => {}
                 news = records.next() => match news {
                     Some(Ok(news)) => {
-                        if std::mem::take(&mut failing) {
+                        // A list that begins has not been answered yet.
+                        if !matches!(news, Event::Init) && std::mem::take(&mut failing) {
                             info!("the records of this node are watched again");
+                        }
+                        if matches!(news, Event::InitDone) {
+                            listed = true;
+                            self.shared.telemetry.records(None);
                         }
                         self.shared.queue().take(news, Instant::now());
                     }
                     Some(Err(error)) => {
                         if !std::mem::replace(&mut failing, true) {
-                            warn!(%error, "cannot watch the records of this node; trying on");
+                            let server = version(self.client.clone()).await;
+                            warn!(%error, server, "cannot watch the records of this node; trying on");
+                            if !listed {
+                                self.shared.telemetry.records(Some(format!(
+                                    "this node's records cannot be listed at the API server ({server}; at least \
+                                     {LEAST_SERVER} is needed): {error}"
+                                )));
+                            }
                         }
                     }
                     None => return,
                 },
-                () = tokio::time::sleep_until(due.into()) => {
-                    self.one().await;
-                }
+                Some(answer) = self.asked.next(), if !self.asked.is_empty() => self.answered(answer),
+                () = tokio::time::sleep_until(due.into()) => self.ask_one(),
             }
         }
     }
 
-    /// The earliest moment at which what is due then may be written.
-    fn not_before(&self, due: Instant) -> Instant {
+    /// When the server may be asked next; none while nothing is to be asked, or enough is under way.
+    fn due(&self) -> Option<Instant> {
+        let due = self.shared.queue().due().filter(|_| self.asked.len() < AT_ONCE)?;
         let free = self.pace.free_at(Instant::now());
-        due.max(free).max(self.paused_until.unwrap_or(due))
+        Some(due.max(free).max(self.paused_until.unwrap_or(due)))
     }
 
-    /// Writes what is due, once. False when there is nothing.
-    async fn one(&mut self) -> bool {
+    /// Asks for what is due, if anything is.
+    fn ask_one(&mut self) {
         let now = Instant::now();
         let next = {
             let uids = self.namespaces.lock().unwrap_or_else(PoisonError::into_inner);
@@ -200,71 +233,93 @@ impl Writer {
             }
             next
         };
-        let Some((name, step)) = next else { return false };
+        let Some((name, step)) = next else { return };
         self.pace.count(now);
-        let outcome = match tokio::time::timeout(PATIENCE, self.ask(&name, &step)).await {
-            Ok(answer) => outcome(answer),
-            Err(_) => Outcome::Away,
+        let client = self.client.clone();
+        let answer = async move {
+            let outcome = match tokio::time::timeout(PATIENCE, ask(client, &name, &step)).await {
+                Ok(answer) => outcome(answer),
+                Err(_) => Outcome::Failed(format!("no answer within {PATIENCE:?}")),
+            };
+            (name, step, outcome)
         };
+        self.asked.push(answer.boxed());
+    }
+
+    fn answered(&mut self, (name, step, outcome): Answer) {
         let failed = match (&step, &outcome) {
             (Step::Delete { .. }, Outcome::Missing) => false,
             (_, outcome) => !matches!(outcome, Outcome::Done(_)),
         };
         if !matches!(step, Step::Read) {
-            self.shared.meters.api_write(ApiObject::PodCapture, !failed);
+            self.shared.telemetry.meters().api_write(ApiObject::PodCapture, !failed);
         }
         let now = Instant::now();
-        if matches!(outcome, Outcome::Away) {
-            let pause = self.pauses.failed();
-            debug!(?pause, "records cannot be written for the moment");
-            self.paused_until = Some(now + pause);
-        } else {
-            self.pauses.reset();
-            self.paused_until = None;
+        match &outcome {
+            Outcome::Away | Outcome::Busy => {
+                let pause = self.pauses.failed();
+                debug!(?pause, "records cannot be written for the moment");
+                self.paused_until = Some(now + pause);
+            }
+            // It says nothing of the others.
+            Outcome::Failed(_) => {}
+            _ => {
+                self.pauses.reset();
+                self.paused_until = None;
+            }
         }
         self.shared.queue().done(&name, step, outcome, now);
-        true
-    }
-
-    async fn ask(&self, name: &Name, step: &Step) -> kube::Result<Option<WatchedRecord>> {
-        let api: Api<WatchedRecord> = Api::namespaced(self.client.clone(), &name.namespace);
-        let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
-        match step {
-            Step::Read => api.get(&name.name).await.map(Some),
-            Step::Create { object, .. } => {
-                let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
-                let body = serde_json::to_vec(object).map_err(kube::Error::SerdeError)?;
-                let request = kube::core::Request::new(api.resource_url())
-                    .create(&params, body)
-                    .map_err(kube::Error::BuildRequest)?;
-                self.client.request(request).await.map(Some)
-            }
-            Step::Patch { patch, .. } => api.patch(&name.name, &params, &Patch::Merge(patch)).await.map(Some),
-            Step::PatchStatus { patch, .. } => {
-                api.patch_status(&name.name, &params, &Patch::Merge(patch)).await.map(Some)
-            }
-            Step::Delete { uid } => {
-                let params = DeleteParams {
-                    preconditions: uid
-                        .clone()
-                        .map(|uid| Preconditions { uid: Some(uid), resource_version: None }),
-                    ..DeleteParams::default()
-                };
-                api.delete(&name.name, &params).await.map(|_| None)
-            }
-        }
     }
 
     /// The agent ends: what states say now is still written, as far as it goes.
     async fn finish(&mut self) {
         let deadline = Instant::now() + LAST_WRITES;
         loop {
-            let due = self.shared.queue().due().map(|due| self.not_before(due));
-            let Some(due) = due.filter(|due| *due < deadline) else { return };
-            tokio::time::sleep_until(due.into()).await;
-            if let Ok(false) | Err(_) = tokio::time::timeout_at(deadline.into(), self.one()).await {
+            let due = self.due().filter(|due| *due < deadline);
+            if due.is_none() && self.asked.is_empty() {
                 return;
             }
+            tokio::select! {
+                Some(answer) = self.asked.next(), if !self.asked.is_empty() => self.answered(answer),
+                () = tokio::time::sleep_until(due.unwrap_or(deadline).into()) => match due {
+                    Some(_) => self.ask_one(),
+                    None => return,
+                },
+            }
+        }
+    }
+}
+
+/// The server's version, as far as it tells.
+async fn version(client: Client) -> String {
+    match tokio::time::timeout(LAST_WRITES, client.apiserver_version()).await {
+        Ok(Ok(version)) => version.git_version,
+        Ok(Err(_)) | Err(_) => "of unknown version".to_owned(),
+    }
+}
+
+async fn ask(client: Client, name: &Name, step: &Step) -> kube::Result<Option<WatchedRecord>> {
+    let api: Api<WatchedRecord> = Api::namespaced(client.clone(), &name.namespace);
+    let params = PatchParams { field_manager: Some(MANAGER.into()), ..PatchParams::default() };
+    match step {
+        Step::Read => api.get(&name.name).await.map(Some),
+        Step::Create { object, .. } => {
+            let params = PostParams { field_manager: Some(MANAGER.into()), ..PostParams::default() };
+            let body = serde_json::to_vec(object).map_err(kube::Error::SerdeError)?;
+            let request = kube::core::Request::new(api.resource_url())
+                .create(&params, body)
+                .map_err(kube::Error::BuildRequest)?;
+            client.request(request).await.map(Some)
+        }
+        Step::Patch { patch, .. } => api.patch(&name.name, &params, &Patch::Merge(patch)).await.map(Some),
+        Step::PatchStatus { patch, .. } => {
+            api.patch_status(&name.name, &params, &Patch::Merge(patch)).await.map(Some)
+        }
+        Step::Delete { uid } => {
+            let preconditions =
+                uid.clone().map(|uid| Preconditions { uid: Some(uid), resource_version: None });
+            let params = DeleteParams { preconditions, ..DeleteParams::default() };
+            api.delete(&name.name, &params).await.map(|_| None)
         }
     }
 }
@@ -276,7 +331,8 @@ fn outcome(answer: kube::Result<Option<WatchedRecord>>) -> Outcome {
         Err(kube::Error::Api(status)) => match status.code {
             404 => Outcome::Missing,
             409 => Outcome::Conflict,
-            408 | 429 | 500.. => Outcome::Away,
+            408 | 429 | 503 => Outcome::Busy,
+            500.. => Outcome::Failed(status.message.clone()),
             _ => Outcome::Refused(status.message.clone()),
         },
         Err(error) => {

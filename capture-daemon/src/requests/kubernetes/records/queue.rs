@@ -1,9 +1,11 @@
 //! What is to be written of records, and when: each record once however often it changes, states before counters.
 //!
-//! Nothing here waits or asks; it is told what records should be, what the server holds and how writes went.
+//! Namespaces take turns, and each has one write under way at most: one that changes a lot, or whose writes fail or hang
+//! because of a webhook of its own, holds up no other. Nothing here waits or asks; it is told what records should be, what
+//! the server holds and how writes went.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
     time::{Duration, Instant},
 };
@@ -16,7 +18,7 @@ use tracing::warn;
 use super::{
     super::{
         objects::{Name, WatchedRecord},
-        pace::{Pauses, seed},
+        pace::{Pauses, Turns, seed},
     },
     object::{Shown, at_once, created, difference, is_final, shown},
 };
@@ -27,6 +29,12 @@ const COUNTERS: Duration = Duration::from_secs(10);
 const JITTER: Duration = Duration::from_secs(2);
 /// How long a record waits that the server did not take.
 const REFUSED: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
+/// How long one waits at most, or a namespace, for which the server fails.
+const FAILED: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+/// So many failures in a row, and the namespace waits.
+const FAILURES: u32 = 3;
+/// So many states are written while counters wait, then one of these.
+const STATES_IN_A_ROW: u32 = 4;
 /// How soon a record is looked at again whose namespace is not there.
 const NO_NAMESPACE: Duration = Duration::from_secs(5);
 
@@ -38,6 +46,22 @@ pub(super) struct Queue {
     /// Those that the list under way has named so far.
     naming: BTreeSet<Name>,
     listed: bool,
+    turns: Turns,
+    /// States that were written while counters waited.
+    states: u32,
+    /// Namespaces that have a write under way.
+    busy: HashSet<String>,
+    /// Namespaces for which the server has failed lately.
+    troubles: HashMap<String, Trouble>,
+}
+
+/// The server fails for a namespace.
+#[derive(Debug)]
+struct Trouble {
+    in_a_row: u32,
+    pauses: Pauses,
+    /// Nothing is written there before.
+    until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -95,13 +119,26 @@ pub(super) enum Outcome {
     Conflict,
     /// The server will not have it.
     Refused(String),
-    /// There was no answer; the whole server is given a pause.
+    /// The server cannot do it, or does not answer: this one or its namespace may be why.
+    Failed(String),
+    /// The server has too much to do, and is given a pause.
+    Busy,
+    /// There is no server; it is given a pause.
     Away,
 }
 
 impl Queue {
     pub(super) fn new(node: &str) -> Self {
-        Self { node: node.to_owned(), entries: BTreeMap::new(), naming: BTreeSet::new(), listed: false }
+        Self {
+            node: node.to_owned(),
+            entries: BTreeMap::new(),
+            naming: BTreeSet::new(),
+            listed: false,
+            turns: Turns::default(),
+            states: 0,
+            busy: HashSet::new(),
+            troubles: HashMap::new(),
+        }
     }
 
     /// The record should be so. Returns how it was told before, unless its run was over or it is new.
@@ -145,10 +182,24 @@ impl Queue {
 
     /// When something is to be written next.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.entries.values().filter_map(|entry| entry.due).min().filter(|_| self.listed)
+        self.entries
+            .iter()
+            .filter_map(|(name, entry)| self.free(name, entry.due?))
+            .min()
+            .filter(|_| self.listed)
     }
 
-    /// The next step, if one is due. `in_namespace` says whether the namespace of that name has that UID.
+    /// When that record may be written that is due then; none while another of its namespace is under way.
+    fn free(&self, name: &Name, due: Instant) -> Option<Instant> {
+        if self.busy.contains(&name.namespace) {
+            return None;
+        }
+        let until = self.troubles.get(&name.namespace).and_then(|trouble| trouble.until);
+        Some(until.map_or(due, |until| due.max(until)))
+    }
+
+    /// The next step, if one is due; nothing else of its namespace is until it is [`done`](Self::done). `in_namespace` says
+    /// whether the namespace of that name has that UID.
     pub(super) fn next(
         &mut self,
         now: Instant,
@@ -158,8 +209,14 @@ impl Queue {
             return None;
         }
         loop {
-            let due = self.entries.iter().filter(|(_, entry)| entry.due.is_some_and(|due| due <= now));
-            let (name, _) = due.min_by_key(|(_, entry)| (!entry.urgent, entry.due))?;
+            let ready = |name: &Name, entry: &Entry| entry.due.and_then(|due| self.free(name, due));
+            let due =
+                || self.entries.iter().filter(|(name, entry)| ready(name, entry).is_some_and(|at| at <= now));
+            let counters_wait = due().any(|(_, entry)| !entry.urgent);
+            let states_first = !(counters_wait && self.states >= STATES_IN_A_ROW);
+            let (name, _) = due().min_by_key(|(name, entry)| {
+                (entry.urgent != states_first, self.turns.last(&name.namespace), entry.due)
+            })?;
             let name = name.clone();
             let entry = self.entries.get_mut(&name)?;
             match entry.step() {
@@ -168,7 +225,12 @@ impl Queue {
                     entry.urgent = false;
                     drop(object);
                 }
-                Some(step) => return Some((name, step)),
+                Some(step) => {
+                    self.states = if entry.urgent && counters_wait { self.states + 1 } else { 0 };
+                    self.turns.take(&name.namespace);
+                    self.busy.insert(name.namespace.clone());
+                    return Some((name, step));
+                }
                 None => self.rest(&name),
             }
         }
@@ -176,9 +238,24 @@ impl Queue {
 
     /// A step is done.
     pub(super) fn done(&mut self, name: &Name, step: Step, outcome: Outcome, now: Instant) {
+        self.busy.remove(&name.namespace);
+        match &outcome {
+            Outcome::Failed(why) => self.trouble(name, why, now),
+            Outcome::Busy | Outcome::Away => {}
+            _ => drop(self.troubles.remove(&name.namespace)),
+        }
         let Some(entry) = self.entries.get_mut(name) else { return };
         match (step, outcome) {
             (_, Outcome::Away) => return,
+            (_, Outcome::Busy) => {
+                // Another one is tried next: it may be this one that the server is said to be too busy for.
+                entry.due = Some(now + FAILED.0);
+                return;
+            }
+            (_, Outcome::Failed(_)) => {
+                entry.due = Some(now + entry.pauses.failed().min(FAILED.1));
+                return;
+            }
             (step, Outcome::Refused(why)) => {
                 if entry.pauses.idle() {
                     let (namespace, record) = (&name.namespace, &name.name);
@@ -244,6 +321,23 @@ impl Queue {
             }
         }
         entry.due = Some(now);
+    }
+
+    /// The server failed for that record.
+    fn trouble(&mut self, name: &Name, why: &str, now: Instant) {
+        let Name { namespace, name: record } = name;
+        let trouble = self.troubles.entry(namespace.clone()).or_insert_with(|| Trouble {
+            in_a_row: 0,
+            pauses: Pauses::new(FAILED.0, FAILED.1, seed(namespace)),
+            until: None,
+        });
+        trouble.in_a_row += 1;
+        if trouble.in_a_row == 1 {
+            warn!(namespace, record, why, "the API server fails to take a record; trying on");
+        }
+        if trouble.in_a_row >= FAILURES {
+            trouble.until = Some(now + trouble.pauses.failed());
+        }
     }
 
     /// The status that was last taken for writing is under way: what comes from now on is another change.

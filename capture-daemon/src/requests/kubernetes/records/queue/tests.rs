@@ -309,3 +309,117 @@ fn a_patch_never_reaches_another_object_of_the_same_name() {
     bench.wait(10);
     assert_eq!(bench.work(), ["Read", "PatchStatus"], "its own after all");
 }
+
+/// The record of that name in that namespace.
+fn of(namespace: &str, name: &str, state: RunState) -> PodCapture {
+    let mut record = record(name, state);
+    record.metadata.namespace = Some(namespace.to_owned());
+    record
+}
+
+impl Bench {
+    /// The next step and its outcome.
+    fn one(&mut self) -> Option<(Name, Step, Outcome)> {
+        let (name, step) = self.queue.next(self.now, |_, _| true)?;
+        let outcome = self.answer(&name.name, &step);
+        Some((name, step, outcome))
+    }
+
+    /// Does one step, and says of which namespace.
+    fn turn(&mut self) -> String {
+        let (name, step, outcome) = self.one().unwrap();
+        self.queue.done(&name, step, outcome, self.now);
+        self.steps.clear();
+        name.namespace
+    }
+}
+
+#[test]
+fn a_namespace_with_much_to_write_keeps_no_other_waiting() {
+    let mut bench = Bench::new();
+    for number in 0..500 {
+        bench.queue.publish(&of("team-a", &format!("a-{number}"), RunState::Refused), bench.now);
+    }
+    for _ in 0..10 {
+        assert_eq!(bench.turn(), "team-a");
+    }
+    bench.queue.publish(&of("team-b", "b-0", RunState::Pending), bench.now);
+    let turns: Vec<String> = (0..4).map(|_| bench.turn()).collect();
+    assert_eq!(turns, ["team-b", "team-a", "team-b", "team-a"]);
+    assert_eq!(bench.server["b-0"].2["state"], "Pending");
+}
+
+#[test]
+fn counters_are_written_also_while_states_never_end() {
+    let mut bench = Bench::new();
+    bench.publish(RunState::Capturing, 0);
+    bench.work();
+    bench.publish(RunState::Capturing, 5);
+    bench.wait(20);
+    for number in 0..100 {
+        bench.queue.publish(&of("team-b", &format!("b-{number}"), RunState::Refused), bench.now);
+    }
+    let turns: Vec<String> = (0..6).map(|_| bench.turn()).collect();
+    assert_eq!(turns, ["team-b", "team-b", "team-b", "team-b", "team-a", "team-b"]);
+}
+
+#[test]
+fn a_write_that_hangs_holds_up_its_own_namespace_only() {
+    let mut bench = Bench::new();
+    for name in ["a-0", "a-1"] {
+        bench.queue.publish(&of("team-a", name, RunState::Pending), bench.now);
+    }
+    let (hanging, step, _) = bench.one().unwrap();
+    assert!(bench.one().is_none() && bench.queue.due().is_none());
+    bench.queue.publish(&of("team-b", "b-0", RunState::Pending), bench.now);
+    assert_eq!((bench.turn(), bench.turn()), ("team-b".into(), "team-b".into()));
+    bench.queue.done(&hanging, step, Outcome::Failed("no answer".into()), bench.now);
+    assert_eq!(bench.one().unwrap().0, Name { namespace: "team-a".into(), name: "a-1".into() });
+}
+
+#[test]
+fn a_namespace_for_which_the_server_fails_waits_longer_and_longer_and_others_go_on() {
+    let mut bench = Bench::new();
+    for number in 0..50 {
+        bench.queue.publish(&of("team-a", &format!("a-{number}"), RunState::Pending), bench.now);
+    }
+    let mut tries = 0;
+    for second in 0..120 {
+        if second % 10 == 0 {
+            bench.queue.publish(&of("team-b", &format!("b-{second}"), RunState::Pending), bench.now);
+        }
+        while let Some((name, step)) = bench.queue.next(bench.now, |_, _| true) {
+            let failing = name.namespace == "team-a";
+            tries += u32::from(failing);
+            let failed = failing.then(|| Outcome::Failed("webhook".into()));
+            let outcome = failed.unwrap_or_else(|| bench.answer(&name.name, &step));
+            bench.queue.done(&name, step, outcome, bench.now);
+        }
+        bench.steps.clear();
+        assert!(bench.server.contains_key(&format!("b-{}", second / 10 * 10)), "{second}");
+        bench.wait(1);
+    }
+    assert!((4..12).contains(&tries), "{tries}");
+    // It is over, and so is the waiting, within a minute.
+    bench.wait(75);
+    while bench.one().map(|(name, step, outcome)| bench.queue.done(&name, step, outcome, bench.now)).is_some()
+    {
+        bench.steps.clear();
+        bench.wait(1);
+    }
+    assert_eq!(bench.server.keys().filter(|name| name.starts_with("a-")).count(), 50);
+}
+
+#[test]
+fn a_server_that_is_busy_is_asked_for_another_record_next() {
+    let mut bench = Bench::new();
+    for name in ["a-0", "a-1"] {
+        bench.queue.publish(&of("team-a", name, RunState::Pending), bench.now);
+    }
+    let (first, step, _) = bench.one().unwrap();
+    bench.queue.done(&first, step, Outcome::Busy, bench.now);
+    let (next, step, _) = bench.one().unwrap();
+    assert_ne!(first, next);
+    bench.queue.done(&next, step, Outcome::Busy, bench.now);
+    assert!(bench.queue.due().unwrap() > bench.now);
+}
