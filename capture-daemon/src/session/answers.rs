@@ -8,12 +8,12 @@ use tracing::warn;
 
 use super::{
     Ending, Phase, Session, TapInfo,
+    files::File,
     node::{Answer, AttachFailure, LoadFailure, Node},
-    run::File,
 };
 use crate::{
     datapath::{Counters, Tap},
-    storage::{FileInfo, StorageEvent, StorageFailure},
+    storage::{Recovered, StorageError, StorageEvent, StorageFailure},
 };
 
 impl Session {
@@ -179,51 +179,59 @@ impl Session {
         self.conclude(&Ending::new(RunState::Failed, reason, error))
     }
 
-    /// The files that an earlier agent left open are whole again. Those that held no packet are gone.
-    pub(super) fn mended(&mut self, files: Result<Vec<FileInfo>, String>) {
-        let mending = std::mem::take(&mut self.mending);
-        let before = (self.run.packets_in_files(), self.run.bytes());
-        self.unsaved = true;
-        let files = match files {
-            Ok(files) => files,
-            Err(error) => {
-                warn!(record = self.run.record, error, "cannot mend the files of an earlier agent");
-                return self
-                    .note(format!("Files of before the agent's restart may end in half a packet: {error}."));
+    /// The files that an earlier agent left open have been mended, as far as they are still there.
+    pub(super) fn mended(&mut self, files: Vec<(String, Result<Recovered, StorageError>)>) {
+        self.mending.clear();
+        let before = (self.run.files.packets(), self.run.files.bytes());
+        let mut failed = None;
+        for (name, recovered) in files {
+            match recovered {
+                Ok(Recovered::Whole(file)) => {
+                    let packets = file.packets.unwrap_or(0);
+                    self.progress.count_recovered(packets);
+                    self.run.files.changed(File { name, bytes: file.bytes, packets, closed: true });
+                }
+                Ok(Recovered::Empty) => self.run.files.empty(&name),
+                Ok(Recovered::Missing) => self.run.files.missing(&name),
+                Err(error) => {
+                    warn!(record = self.run.record, %error, "cannot mend a file of an earlier agent");
+                    failed.get_or_insert(error);
+                }
             }
-        };
-        self.run.files.retain(|known| {
-            !mending.contains(&known.name) || files.iter().any(|file| file.name == known.name)
-        });
-        for file in files {
-            let packets = file.packets.unwrap_or(0);
-            self.progress.count_recovered(packets);
-            self.run.note_file(File { name: file.name, bytes: file.bytes, packets, closed: true });
         }
-        self.told.mended(before, (self.run.packets_in_files(), self.run.bytes()));
+        if let Some(error) = failed {
+            self.note(format!("Files of before the agent's restart may end in half a packet: {error}."));
+        }
+        self.unsaved = true;
+        self.told.mended(before, (self.run.files.packets(), self.run.files.bytes()));
     }
 
     /// News of the run's files.
     pub(super) fn storage(&mut self, news: StorageEvent) {
+        let files = &mut self.run.files;
         match news {
             StorageEvent::Opened { name, sequence } => {
+                files.opened(name);
                 self.run.next_sequence = self.run.next_sequence.max(sequence + 1);
-                self.run.note_file(File { name, bytes: 0, packets: 0, closed: false });
             }
             StorageEvent::Written { name, bytes, packets } => {
-                return self.run.note_file(File { name, bytes, packets, closed: false });
+                return files.changed(File { name, bytes, packets, closed: false });
             }
             StorageEvent::Closed { name, bytes, packets } => {
-                self.run.note_file(File { name, bytes, packets, closed: true });
+                files.changed(File { name, bytes, packets, closed: true });
             }
-            StorageEvent::Removed { name, .. } => self.run.note_deleted(&name),
-            StorageEvent::Failed { reason } => self.end(storage_failed(&reason)),
+            StorageEvent::Removed { name, .. } => files.deleted(&name),
+            StorageEvent::Failed { reason } => {
+                self.end(storage_failed(&reason));
+                self.unsaved = true;
+            }
             StorageEvent::Finished { lost, .. } => {
                 self.progress.write_failed(lost);
                 self.open_streams = self.open_streams.saturating_sub(1);
+                self.unsaved = true;
             }
         }
-        self.unsaved = true;
+        self.files_moved = true;
     }
 }
 

@@ -26,7 +26,7 @@ use crate::{
     datapath::Tap,
     pods::LinkEvent,
     pulse::Pulse,
-    storage::{FileInfo, RunDir, StorageError, StorageEvent},
+    storage::{Recovered, RunDir, StorageError, StorageEvent},
 };
 
 /// How often windows, retention and the like are looked at.
@@ -82,8 +82,8 @@ pub enum Event {
     Mended {
         /// Whose files.
         session: SessionId,
-        /// Those that hold packets.
-        files: Result<Vec<FileInfo>, String>,
+        /// Each by its name, with what became of it.
+        files: Vec<(String, Result<Recovered, StorageError>)>,
     },
     /// The agent is to end: stop all taps, close all files.
     Shutdown,
@@ -141,12 +141,10 @@ impl Engine {
         for dir in engine.node.storage.runs()? {
             match Run::left_in(&dir) {
                 Ok(run) => {
-                    let open = run.files.iter().filter(|file| !file.closed);
-                    let open: Vec<String> = open.map(|file| file.name.clone()).collect();
                     let id = engine.insert(run, dir.clone(), None);
-                    if let (false, Some(session)) = (open.is_empty(), engine.sessions.get_mut(&id)) {
-                        session.mending.clone_from(&open);
-                        broken.push((id, dir, open));
+                    let open = engine.sessions.get(&id).map_or(&[][..], |session| &session.mending);
+                    if !open.is_empty() {
+                        broken.push((id, dir, open.to_vec()));
                     }
                 }
                 Err(Unreadable::Damaged(error)) => {
@@ -164,7 +162,11 @@ impl Engine {
             .name("recovery".into())
             .spawn(move || {
                 for (session, dir, open) in broken {
-                    let files = dir.recover(&open).map_err(|error| error.to_string());
+                    let mend = |name: String| {
+                        let recovered = dir.recover(&name);
+                        (name, recovered)
+                    };
+                    let files = open.into_iter().map(mend).collect();
                     let _ = answers.send(Event::Mended { session, files });
                 }
             })
@@ -465,15 +467,16 @@ impl Engine {
     }
 
     /// Writes what changed to `run.json` and to the records; with `counters`, also runs of which only counters moved;
-    /// with `again`, also what could not be written before.
+    /// with `again`, also what could not be written before, and runs of which only files are new: these may be many a
+    /// second.
     fn save_all(&mut self, counters: bool, again: bool) {
         for session in self.sessions.values_mut() {
-            let news = std::mem::take(&mut session.unsaved);
+            let news = std::mem::take(&mut session.unsaved) || again && session.files_moved;
             let changed = news || again && session.unwritten;
             if !(changed || counters && session.moved) {
                 continue;
             }
-            session.moved = false;
+            (session.moved, session.files_moved) = (false, false);
             session.run.delivered = session.progress.delivered();
             let kept = serde_json::to_vec_pretty(&session.kept())
                 .map_err(|error| error.to_string())

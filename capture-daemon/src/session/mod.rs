@@ -21,6 +21,7 @@ mod budget;
 mod bypass;
 mod change;
 mod engine;
+mod files;
 mod hunt;
 mod node;
 mod progress;
@@ -110,6 +111,8 @@ pub struct Session {
     unsaved: bool,
     /// Counters have moved since `run` was written.
     moved: bool,
+    /// Files were made, closed or deleted since.
+    files_moved: bool,
     /// When to look at the session again, if nothing happens before.
     due: Instant,
     /// The data directory did not take it.
@@ -217,7 +220,8 @@ impl Session {
             );
         }
         let phase = if run.state.is_final() { Phase::Over } else { Phase::Waiting { again: now } };
-        let progress = Arc::new(Progress::continuing(run.delivered, run.bytes()));
+        let progress = Arc::new(Progress::continuing(run.delivered, run.files.bytes()));
+        let mending = run.files.iter().filter(|file| !file.closed).map(|file| file.name.clone()).collect();
         let told = Told::before(&run);
         let change = Change::of(&run, wanted.as_ref());
         let session = Self {
@@ -233,7 +237,7 @@ impl Session {
             hunting: false,
             comparison: None,
             bypass: Bypass::default(),
-            mending: Vec::new(),
+            mending,
             open_streams: 0,
             change,
             ticket: 0,
@@ -244,6 +248,7 @@ impl Session {
             removal_failed: None,
             dismissed: false,
             moved: false,
+            files_moved: false,
             due: now,
         };
         session.apply_limits();

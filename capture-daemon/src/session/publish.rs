@@ -36,8 +36,8 @@ fn counts(run: &super::Run, counted: &crate::datapath::Counters, delivered: Deli
         to_pod: counted.to_pod,
         storage_drops: delivered.storage_drops,
         beyond_limit: delivered.beyond_limit,
-        packets_written: run.packets_in_files(),
-        bytes_written: run.bytes(),
+        packets_written: run.files.packets(),
+        bytes_written: run.files.bytes(),
         files: run.next_sequence.into(),
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn record(session: &Session) -> PodCapture {
         captured: of.captured,
         bytes: of.bytes,
     };
-    let (files, files_not_listed) = run.file_statuses();
+    let (files, files_not_listed) = run.files.statuses();
     let mut status = PodCaptureStatus {
         state: run.state,
         reason: run.reason.clone(),
@@ -52,7 +52,7 @@ pub(super) fn record(session: &Session) -> PodCapture {
         files,
         files_not_listed,
         packets: delivered.packets,
-        bytes: run.bytes(),
+        bytes: run.files.bytes(),
         start_time: run.started,
         end_time: run.ended,
         ..PodCaptureStatus::default()

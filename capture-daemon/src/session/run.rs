@@ -1,12 +1,13 @@
 //! `run.json`: the truth about one run, beside its files. What an agent finds here after a restart decides what is
 //! continued and what is over; API records and `.status` are projections of it.
 
-use capture_api::{FileStatus, Refusal, RequestKind, RunState, Settings, names};
+use capture_api::{Refusal, RequestKind, RunState, Settings, names};
 use capture_common::DirectionCounters;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    files::Files,
     progress::Delivered,
     wanted::{Allowance, RequestId, RunKey, Wanted},
 };
@@ -15,10 +16,6 @@ use crate::{
     storage::{RunDir, StorageError},
 };
 
-/// Bytes of a record that the list of files may take: API servers and all who watch hold records in memory.
-const LISTED: usize = 8 << 10;
-/// Bytes of a listed file beside its name.
-const AROUND: usize = 40;
 /// Version of the file's shape.
 pub(super) const VERSION: u32 = 1;
 
@@ -108,18 +105,12 @@ pub struct Run {
     /// What is in the files, and what was kept out.
     #[serde(default)]
     pub delivered: Delivered,
-    /// Bytes of files that rotation deleted.
-    #[serde(default)]
-    pub bytes_deleted: u64,
-    /// Packets in files that rotation deleted.
-    #[serde(default)]
-    pub packets_deleted: u64,
     /// The sequence number of the next file.
     #[serde(default)]
     pub next_sequence: u32,
-    /// The files that are kept, oldest first.
-    #[serde(default)]
-    pub files: Vec<File>,
+    /// Its files.
+    #[serde(flatten)]
+    pub files: Files,
 }
 
 /// Why a directory is no run that this agent can go on with.
@@ -129,20 +120,6 @@ pub(super) enum Unreadable {
     Damaged(String),
     /// Another agent may.
     Other(String),
-}
-
-/// One file of a run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct File {
-    /// Its name in the run's directory.
-    pub name: String,
-    /// Bytes on disk.
-    pub bytes: u64,
-    /// Packets in it.
-    pub packets: u64,
-    /// Whether it is complete.
-    pub closed: bool,
 }
 
 impl Run {
@@ -185,10 +162,8 @@ impl Run {
             attach_mode: None,
             counted: Counters::default(),
             delivered: Delivered::default(),
-            bytes_deleted: 0,
-            packets_deleted: 0,
             next_sequence: 0,
-            files: Vec::new(),
+            files: Files::default(),
         }
     }
 
@@ -206,15 +181,13 @@ impl Run {
             let text = format!("run.json has version {}, this agent reads {VERSION}", run.version);
             return Err(Unreadable::Other(text));
         }
-        // Packets are counted by files: what run.json says of them may be some seconds older than the agent's end.
-        run.files.retain(|file| file.closed);
-        run.delivered.packets = run.packets_in_files();
-        for file in dir.files().map_err(other)? {
-            run.next_sequence = run.next_sequence.max(file.sequence + 1);
-            if !run.files.iter().any(|known| known.name == file.name) {
-                run.note_file(File { name: file.name, bytes: file.bytes, packets: 0, closed: false });
-            }
+        let files = dir.files().map_err(other)?;
+        if let Some(last) = files.iter().map(|file| file.sequence).max() {
+            run.next_sequence = run.next_sequence.max(last + 1);
         }
+        run.files.found(files);
+        // Packets are counted by files: what run.json says of them may be some seconds older than the agent's end.
+        run.delivered.packets = run.files.packets();
         Ok(run)
     }
 
@@ -229,12 +202,6 @@ impl Run {
             },
             pod_uid: self.pod_uid.clone(),
         }
-    }
-
-    /// Bytes of all files of the run as written, the deleted ones included.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.bytes_deleted + self.files.iter().map(|file| file.bytes).sum::<u64>()
     }
 
     /// Sets the state with its reason and message.
@@ -254,44 +221,6 @@ impl Run {
     pub(super) fn count(&mut self, allowance: Allowance, now: Timestamp) {
         self.begun = Some(now);
         self.counts_until = allowance.per_hour.and_then(|_| now.checked_add(HOUR).ok());
-    }
-
-    /// The newest files, oldest first, as the record shows them; and how many older ones there are.
-    #[must_use]
-    pub fn file_statuses(&self) -> (Vec<FileStatus>, u64) {
-        let mut room = LISTED;
-        let listed = self.files.iter().rev().take_while(|file| {
-            let bytes = file.name.len() + AROUND;
-            let fits = bytes <= room;
-            room = room.saturating_sub(bytes);
-            fits
-        });
-        let first = self.files.len() - listed.count();
-        let status = |file: &File| FileStatus { name: file.name.clone(), bytes: file.bytes };
-        (self.files[first..].iter().map(status).collect(), first as u64)
-    }
-
-    /// Packets in all files of the run, the deleted ones included.
-    #[must_use]
-    pub fn packets_in_files(&self) -> u64 {
-        self.packets_deleted + self.files.iter().map(|file| file.packets).sum::<u64>()
-    }
-
-    /// A file of the run is new, has grown, or was closed.
-    pub fn note_file(&mut self, news: File) {
-        match self.files.iter_mut().find(|file| file.name == news.name) {
-            Some(file) => *file = news,
-            None => self.files.push(news),
-        }
-    }
-
-    /// Rotation deleted a file.
-    pub fn note_deleted(&mut self, name: &str) {
-        if let Some(at) = self.files.iter().position(|file| file.name == name) {
-            let deleted = self.files.remove(at);
-            self.bytes_deleted += deleted.bytes;
-            self.packets_deleted += deleted.packets;
-        }
     }
 }
 
@@ -317,33 +246,4 @@ struct DirectionShape {
     rate_limited: u64,
     ring_full: u64,
     truncated: u64,
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_record_lists_the_newest_files_and_stays_small_however_many_there_are() {
-        let run = |files: usize, name: usize| -> Run {
-            let file = |number| json!({"name": format!("{number:0name$}"), "bytes": 1, "packets": 1, "closed": true});
-            let files: Vec<_> = (0..files).map(file).collect();
-            serde_json::from_value(json!({
-                "version": VERSION, "namespace": "a", "record": "r", "number": 0, "pod": "p", "podUID": "u",
-                "request": "Label", "requestUID": "u", "node": "n", "accepted": "2026-01-01T00:00:00Z",
-                "state": "Capturing", "files": files,
-            }))
-            .unwrap()
-        };
-        let (all, not_listed) = run(100, 40).file_statuses();
-        assert_eq!((all.len(), not_listed), (100, 0));
-        for name in [40, 240] {
-            let (newest, not_listed) = run(5000, name).file_statuses();
-            assert_eq!(newest.len() as u64 + not_listed, 5000);
-            assert!(newest.len() >= 25 && serde_json::to_vec(&newest).unwrap().len() <= 8 << 10);
-            assert_eq!(newest.last().unwrap().name, format!("{:0name$}", 4999));
-        }
-    }
 }

@@ -2,7 +2,8 @@
 
 use std::{fmt, io};
 
-/// Told by writer threads, in order, through the function given to `Storage::stream`.
+/// Told by writer threads, in order, through the function given to `Storage::stream`. Two streams of one run tell of
+/// theirs by themselves, and each one's rotation may remove the other's files, even open ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StorageEvent {
     /// A file exists now, and holds the header.

@@ -27,6 +27,17 @@ pub struct FileInfo {
     pub cut: u64,
 }
 
+/// What became of a file that was to be mended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Recovered {
+    /// It is whole, and its packets are counted.
+    Whole(FileInfo),
+    /// It held no packet, and is removed.
+    Empty,
+    /// There is none of that name, or not any more.
+    Missing,
+}
+
 /// Walks over a file's blocks, cuts off what follows the last whole one, and counts packets.
 pub(super) fn recover(file: &File, info: &mut FileInfo) -> io::Result<()> {
     let (end, packets) = walk(file)?;

@@ -18,7 +18,8 @@ use super::{
     FileInfo, FileName, StorageError,
     accounts::{Account, Accounts},
     directory::{DataDir, list, open_below, size_of, subdirectory},
-    names, recovery,
+    names,
+    recovery::{self, Recovered},
 };
 
 /// The truth about a run; what it says is not storage's business.
@@ -249,26 +250,26 @@ impl RunDir {
         directory_bytes(self.as_fd()).map_err(|error| self.failed("list", "", error))
     }
 
-    /// Makes the files named in `open` readable, which an agent left behind when it died, and counts their packets.
+    /// Makes a file readable that an agent left behind when it died, and counts its packets.
     ///
-    /// They are read from their start and cut after their last whole block; those that hold no packet are removed and
-    /// not in the answer. Other files, such as those that a new stream makes meanwhile, are not touched. Slow for large
-    /// files (it reads them), so not for the engine's thread.
-    pub fn recover(&self, open: &[String]) -> Result<Vec<FileInfo>, StorageError> {
-        let mut recovered = Vec::new();
-        for mut file in self.files()?.into_iter().filter(|file| open.contains(&file.name)) {
-            let fd = open_below(self.as_fd(), &file.name, OFlags::RDWR | OFlags::NONBLOCK, Mode::empty())
-                .map_err(|error| self.failed("open", &file.name, error))?;
-            recovery::recover(&File::from(fd), &mut file)
-                .map_err(|error| self.failed("recover", &file.name, error))?;
-            self.inner.account.changed(file.cut, 0);
-            if file.packets == Some(0) {
-                self.remove_file(&file.name)?;
-            } else {
-                recovered.push(file);
-            }
+    /// It is read from its start and cut after its last whole block; one that holds no packet is removed. New streams and
+    /// their rotation may go on meanwhile. Slow for a large file (it reads it), so not for the engine's thread.
+    pub fn recover(&self, name: &str) -> Result<Recovered, StorageError> {
+        let Some(FileName { sequence, .. }) = FileName::parse(name) else { return Ok(Recovered::Missing) };
+        let file = match open_below(self.as_fd(), name, OFlags::RDWR | OFlags::NONBLOCK, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(Errno::NOENT) => return Ok(Recovered::Missing),
+            Err(error) => return Err(self.failed("open", name, error)),
+        };
+        let bytes = file.metadata().map_err(|error| self.failed("stat", name, error))?.len();
+        let mut info = FileInfo { name: name.to_owned(), sequence, bytes, packets: None, cut: 0 };
+        recovery::recover(&file, &mut info).map_err(|error| self.failed("recover", name, error))?;
+        self.inner.account.changed(info.cut, 0);
+        if info.packets == Some(0) {
+            self.remove_file(name)?;
+            return Ok(Recovered::Empty);
         }
-        Ok(recovered)
+        Ok(Recovered::Whole(info))
     }
 
     /// Removes what an agent that died was about to make. Only while nothing is written here.
@@ -281,15 +282,17 @@ impl RunDir {
         Ok(())
     }
 
-    /// Removes one file of this directory and returns how long it was.
-    pub(super) fn remove_file(&self, name: &str) -> Result<u64, StorageError> {
+    /// Removes one file of this directory and returns how long it was; nothing when it is not there, or somebody else
+    /// was faster.
+    pub(super) fn remove_file(&self, name: &str) -> Result<Option<u64>, StorageError> {
         let bytes = size_of(self.as_fd(), name).map_err(|error| self.failed("stat", name, error))?;
         match rustix::fs::unlinkat(self.as_fd(), name, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
+            Ok(()) => {}
+            Err(Errno::NOENT) => return Ok(None),
             Err(error) => return Err(self.failed("remove", name, error)),
         }
         self.inner.account.removed(bytes);
-        Ok(bytes)
+        Ok(Some(bytes))
     }
 
     /// Removes the captures and keeps `run.json`.

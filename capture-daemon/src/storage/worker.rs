@@ -211,8 +211,10 @@ impl Worker {
         let files = self.run.files()?;
         let surplus = files.len().saturating_sub(keep as usize);
         for file in files.into_iter().take(surplus).filter(|file| file.sequence < newest) {
-            let bytes = self.run.remove_file(&file.name)?;
-            (self.tell)(StorageEvent::Removed { name: file.name, bytes });
+            // Another stream of the run may have removed it meanwhile, and tells of it.
+            if let Some(bytes) = self.run.remove_file(&file.name)? {
+                (self.tell)(StorageEvent::Removed { name: file.name, bytes });
+            }
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::fs;
 
 use capture_daemon::{
     pcapng::{is_packet, whole_block},
-    storage::{Append, RunDir, Storage},
+    storage::{Append, FileInfo, Recovered, RunDir, Storage},
 };
 
 use crate::support::{
@@ -23,6 +23,13 @@ fn written(storage: &Storage) -> (RunDir, Vec<u8>, std::path::PathBuf) {
     (storage.run_dir("shop", "web-0").unwrap(), fs::read(&path).unwrap(), path)
 }
 
+fn recovered(run: &RunDir, name: &str) -> FileInfo {
+    match run.recover(name).unwrap() {
+        Recovered::Whole(file) => file,
+        other => panic!("{other:?}"),
+    }
+}
+
 fn name(path: &std::path::Path) -> String {
     path.file_name().unwrap().to_str().unwrap().to_owned()
 }
@@ -32,9 +39,9 @@ fn a_whole_file_stays_as_it_is() {
     let scratch = Scratch::new();
     let storage = Storage::open(config(&scratch.0)).unwrap();
     let (run, bytes, path) = written(&storage);
-    let files = run.recover(&[name(&path)]).unwrap();
-    assert_eq!((files.len(), files[0].packets, files[0].cut), (1, Some(COUNT), 0));
-    assert_eq!((files[0].bytes, &files[0].name), (bytes.len() as u64, &name(&path)));
+    let file = recovered(&run, &name(&path));
+    assert_eq!((file.sequence, file.packets, file.cut), (0, Some(COUNT), 0));
+    assert_eq!((file.bytes, &file.name), (bytes.len() as u64, &name(&path)));
     assert_eq!(fs::read(&path).unwrap(), bytes);
 }
 
@@ -63,7 +70,7 @@ fn a_damaged_end_is_cut_off_after_the_last_whole_block() {
             }
         }
         fs::write(&path, &damaged).unwrap();
-        let files = run.recover(&[name(&path)]).unwrap();
+        let file = recovered(&run, &name(&path));
         let mended = fs::read(&path).unwrap();
         assert!(damaged.starts_with(&mended));
         let packets = if round % 4 == 3 {
@@ -82,8 +89,8 @@ fn a_damaged_end_is_cut_off_after_the_last_whole_block() {
             assert!(packets.iter().copied().eq(0..packets.len() as u64));
             packets.len()
         };
-        assert_eq!((files[0].packets, files[0].bytes), (Some(packets as u64), mended.len() as u64));
-        assert_eq!(files[0].cut, (damaged.len() - mended.len()) as u64);
+        assert_eq!((file.packets, file.bytes), (Some(packets as u64), mended.len() as u64));
+        assert_eq!(file.cut, (damaged.len() - mended.len()) as u64);
         // Not more than one block was lost besides the damage.
         assert!(round % 4 == 3 || mended.len() + 65_592 >= at, "{} {at}", mended.len());
     }
@@ -102,8 +109,10 @@ fn files_without_packets_go_and_others_are_not_touched() {
     let half = &header()[..header().len() / 2];
     let open = [file(0, b""), file(1, half), file(2, &header()), file(3, &[0; 8192])];
     let other = file(4, b"anything");
-    assert_eq!(run.recover(&open).unwrap(), []);
+    for name in &open {
+        assert_eq!(run.recover(name).unwrap(), Recovered::Empty);
+        assert_eq!(run.recover(name).unwrap(), Recovered::Missing);
+    }
     let left: Vec<String> = run.files().unwrap().into_iter().map(|file| file.name).collect();
     assert_eq!(left, [other]);
-    assert_eq!(run.recover(&["web-0_20261201T101320Z_0009.pcapng".to_owned()]).unwrap(), []);
 }
