@@ -14,6 +14,11 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::DatapathError;
 
+/// Bits of [`TapControl::halted`]: the tap is halted by whom it belongs to.
+const HALTED: u32 = 1;
+/// And held by who puts it into its place.
+const HELD: u32 = 2;
+
 /// A handle on a tap's control words; clones share them. They may outlive the tap.
 #[derive(Clone, Debug)]
 pub struct Control(Arc<Words>);
@@ -43,16 +48,22 @@ impl Control {
         Ok(Self(Arc::new(Words { control, length })))
     }
 
-    /// Makes the tap hand every packet on without looking at it, or look at packets again. Takes effect at once for
-    /// packets that come after; one that is under way may still arrive.
+    /// Makes the tap hand every packet on without looking at it, or look at packets again unless it is
+    /// [held](Self::set_held). Takes effect at once for packets that come after; one that is under way may still arrive.
     pub fn set_halted(&self, halted: bool) {
-        self.0.halted().store(u32::from(halted), Ordering::Release);
+        self.0.set(HALTED, halted);
     }
 
-    /// Whether the tap ignores its packets.
+    /// Whether the tap was made to ignore its packets.
     #[must_use]
     pub fn is_halted(&self) -> bool {
-        self.0.halted().load(Ordering::Acquire) != 0
+        self.0.halted().load(Ordering::Acquire) & HALTED != 0
+    }
+
+    /// The same as [`set_halted`](Self::set_halted), for whoever puts the tap into its place: until that is done it is
+    /// held, and letting go of it does not undo that it was halted meanwhile.
+    pub fn set_held(&self, held: bool) {
+        self.0.set(HELD, held);
     }
 
     /// Sets what to add to the boot clock to get UTC, in ns.
@@ -70,6 +81,14 @@ impl Control {
 }
 
 impl Words {
+    fn set(&self, bit: u32, to: bool) {
+        if to {
+            self.halted().fetch_or(bit, Ordering::AcqRel);
+        } else {
+            self.halted().fetch_and(!bit, Ordering::AcqRel);
+        }
+    }
+
     fn halted(&self) -> &AtomicU32 {
         // SAFETY: the mapping lives as long as `self`, and the field is aligned.
         unsafe { AtomicU32::from_ptr(&raw mut (*self.control.as_ptr()).halted) }

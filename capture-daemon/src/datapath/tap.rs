@@ -18,6 +18,14 @@ enum Attachment {
     Socket(FilterSocket),
 }
 
+/// How a take-over failed.
+enum Refused {
+    /// All is as it was.
+    Undone(DatapathError),
+    /// Some links are the new tap's, and some the old one's.
+    Halfway(DatapathError),
+}
+
 /// A loaded tap. Dropping it detaches it; its ring and control words live on with whoever has them.
 #[derive(Debug)]
 pub struct Tap {
@@ -80,47 +88,69 @@ impl Tap {
 
     /// Puts this tap in the place of `old`: every packet meets one of the two, none meets both. This tap is halted
     /// afterwards if `old` was. Returns when no CPU runs the old one any more, which then counts and writes no more.
+    ///
+    /// # Errors
+    /// This tap is not attached then, and counts and writes no more. `old` is attached as it was, unless the kernel does
+    /// not even let it have back what it had: then it is off its interface, too.
     pub fn take_over(&mut self, old: &mut Self) -> Result<(), DatapathError> {
         if let Some((ifindex, _)) = self.attached {
             return Err(DatapathError::Attached(ifindex));
         }
-        let Some((ifindex, attachment)) = &mut old.attached else {
-            return Err(DatapathError::NotAttached);
-        };
         if self.mode != old.mode {
             return Err(DatapathError::OtherMode);
         }
-        let ifindex = *ifindex;
-        self.control.set_halted(old.control.is_halted());
-        match attachment {
-            Attachment::Socket(socket) => socket.set_program(self.programs[0].as_fd())?,
-            Attachment::Tcx(links) => {
-                for link in &*links {
-                    if self.directions.contains(&link.direction) {
-                        link.replace(self.program(link.direction)?)?;
-                    }
-                }
+        let Some((ifindex, mut attachment)) = old.attached.take() else {
+            return Err(DatapathError::NotAttached);
+        };
+        if old.control.is_halted() {
+            self.control.set_halted(true);
+        }
+        let result = match &mut attachment {
+            Attachment::Socket(socket) => {
+                socket.set_program(self.programs[0].as_fd()).map_err(Refused::Undone)
             }
-        }
-        // From here on the attachment is this tap's, whatever else fails.
-        if let Some((_, mut attachment)) = old.attached.take() {
-            let added = self.match_directions(ifindex, &mut attachment);
-            self.attached = Some((ifindex, attachment));
-            added?;
-        }
+            Attachment::Tcx(links) => self.take_links(old, ifindex, links),
+        };
+        let result = match result {
+            Ok(()) => {
+                self.attached = Some((ifindex, attachment));
+                Ok(())
+            }
+            Err(Refused::Undone(error)) => {
+                old.attached = Some((ifindex, attachment));
+                Err(error)
+            }
+            Err(Refused::Halfway(error)) => Err(error),
+        };
         sys::wait_for_running_programs();
-        Ok(())
+        result
     }
 
-    /// Drops the links of directions that are not wanted, and adds those that are missing.
-    fn match_directions(&self, ifindex: u32, attachment: &mut Attachment) -> Result<(), DatapathError> {
-        let Attachment::Tcx(links) = attachment else { return Ok(()) };
-        links.retain(|link| self.directions.contains(&link.direction));
-        for &direction in self.directions {
-            if !links.iter().any(|link| link.direction == direction) {
-                links.push(self.link(ifindex, direction)?);
-            }
+    /// Makes the links of `old` those of this tap.
+    fn take_links(&self, old: &Self, ifindex: u32, links: &mut Vec<TcxLink>) -> Result<(), Refused> {
+        // New links first, and held: when the kernel has no room for one, nothing has been captured twice or by halves.
+        self.control.set_held(true);
+        let missing =
+            self.directions.iter().filter(|wanted| !links.iter().any(|link| link.direction == **wanted));
+        let added: Vec<_> = missing
+            .map(|&direction| self.link(ifindex, direction))
+            .collect::<Result<_, _>>()
+            .map_err(Refused::Undone)?;
+        self.control.set_held(false);
+        let kept = || links.iter().filter(|link| self.directions.contains(&link.direction));
+        for (replaced, link) in kept().enumerate() {
+            let Err(error) = self.program(link.direction).and_then(|program| link.replace(program)) else {
+                continue;
+            };
+            self.control.set_held(true);
+            let put_back = |link: &TcxLink| link.replace(old.program(link.direction)?);
+            return Err(match kept().take(replaced).try_for_each(put_back) {
+                Ok(()) => Refused::Undone(error),
+                Err(_) => Refused::Halfway(error),
+            });
         }
+        links.retain(|link| self.directions.contains(&link.direction));
+        links.extend(added);
         Ok(())
     }
 

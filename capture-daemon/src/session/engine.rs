@@ -509,6 +509,8 @@ impl Engine {
                     session.phase = Phase::Draining;
                     self.node.leave_attached(tap);
                 }
+                // A tap that is loaded late finds nobody.
+                Phase::Loading { .. } => session.phase = Phase::Draining,
                 phase => session.phase = phase,
             }
         }

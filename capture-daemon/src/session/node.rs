@@ -204,15 +204,18 @@ impl Node {
         });
     }
 
-    /// Has the tap attached. It stays halted until it is certain that the interface is still the pod's.
+    /// Has the tap attached. It is held until it is certain that the interface is still the pod's, and runs then unless
+    /// it is halted meanwhile.
     pub(super) fn attach(&self, session: SessionId, ticket: u64, mut tap: Tap, interface: HostInterface) {
+        tap.control().set_held(true);
+        tap.control().set_halted(false);
         let (links, answer) = (self.finder.links().clone(), self.answer(session, ticket));
         self.workers.run(move || {
             let attached = tap.attach(interface.link.index);
             // Another link may have got the index since it was looked up.
             let result = match (attached, pods::confirm(&links, &interface)) {
                 (Ok(()), Ok(())) => {
-                    tap.control().set_halted(false);
+                    tap.control().set_held(false);
                     Ok(())
                 }
                 (_, Err(_)) => Err(AttachFailure::InterfaceGone),

@@ -123,7 +123,7 @@ impl Drop for Cleanup {
     }
 }
 
-pub(crate) fn wait_until(done: impl Fn() -> bool) {
+pub(crate) fn wait_until(mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(20);
     while !done() {
         assert!(Instant::now() < deadline, "waited too long");

@@ -3,6 +3,7 @@
 //! They need root, the built kernel programs, `ip`, `tc` and `tcpdump`, so they run by `cargo xtask test --kernel` only.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
+mod crowd;
 mod harness;
 mod packets;
 
