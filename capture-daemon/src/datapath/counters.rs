@@ -1,6 +1,9 @@
 //! A tap's counters, read from the kernel.
 
-use std::{os::fd::BorrowedFd, sync::OnceLock};
+use std::{
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    sync::{Arc, OnceLock},
+};
 
 use capture_common::{Direction, DirectionCounters};
 
@@ -30,9 +33,21 @@ impl Counters {
         self.from_pod.add(&other.from_pod);
         self.to_pod.add(&other.to_pod);
     }
+}
 
-    pub(super) fn read(map: BorrowedFd<'_>) -> Result<Self, DatapathError> {
-        Ok(Self {
+/// A tap's counters in the kernel. Clones are the same; they may outlive the tap.
+#[derive(Clone, Debug)]
+pub struct Counting(Arc<OwnedFd>);
+
+impl Counting {
+    pub(super) fn new(map: OwnedFd) -> Self {
+        Self(Arc::new(map))
+    }
+
+    /// What the tap has counted so far. Two system calls of a microsecond, which do not wait.
+    pub fn read(&self) -> Result<Counters, DatapathError> {
+        let map = self.0.as_fd();
+        Ok(Counters {
             from_pod: read_direction(map, Direction::FromPod)?,
             to_pod: read_direction(map, Direction::ToPod)?,
         })

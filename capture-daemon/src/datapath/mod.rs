@@ -20,7 +20,7 @@ pub use attach::AttachMode;
 pub use clock::Clock;
 pub use consumer::{BlockSink, Consumer, Take};
 pub use control::Control;
-pub use counters::Counters;
+pub use counters::{Counters, Counting};
 pub use error::DatapathError;
 pub use loader::Loader;
 pub use ring::Ring;

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use capture_common::Direction;
 
 use super::{
-    AttachMode, Control, Counters, DatapathError, Ring,
+    AttachMode, Control, Counters, Counting, DatapathError, Ring,
     attach::{FilterSocket, TcxLink},
     object::TapMaps,
     sys,
@@ -33,7 +33,7 @@ pub struct Tap {
     directions: &'static [Direction],
     control: Control,
     ring: Option<Ring>,
-    counters: OwnedFd,
+    counting: Counting,
     /// By tcx one for each of `directions`, else one.
     programs: Vec<OwnedFd>,
     attached: Option<(u32, Attachment)>,
@@ -51,7 +51,8 @@ impl Tap {
         let control = Control::map(maps.control.as_fd())?;
         control.set_halted(true);
         let ring = Some(Ring::map(maps.ring, ring_bytes)?);
-        Ok(Self { mode, directions, control, ring, counters: maps.counters, programs, attached: None })
+        let counting = Counting::new(maps.counters);
+        Ok(Self { mode, directions, control, ring, counting, programs, attached: None })
     }
 
     /// The tap's ring, once: for the consumer.
@@ -66,7 +67,12 @@ impl Tap {
 
     /// What the tap counted so far.
     pub fn counters(&self) -> Result<Counters, DatapathError> {
-        Counters::read(self.counters.as_fd())
+        self.counting.read()
+    }
+
+    /// The tap's counters, for whoever reads them elsewhere.
+    pub fn counting(&self) -> &Counting {
+        &self.counting
     }
 
     /// Attaches the tap to an interface of this network namespace, in the mode and for the directions that it was loaded

@@ -144,8 +144,8 @@ impl Session {
     /// Makes new files for the tap's packets.
     pub(super) fn consume(&mut self, node: &mut Node, tap: &mut Tap, info: &TapInfo) -> Result<(), String> {
         let wanted = self.wanted.as_ref().ok_or("the request was withdrawn")?;
-        let ring = tap.ring().map_err(|error| error.to_string())?;
-        node.consume(self.id, &self.run, &self.dir, wanted, &self.progress, ring, info)
+        let source = (tap.ring().map_err(|error| error.to_string())?, tap.counting().clone());
+        node.consume(self.id, &self.run, &self.dir, wanted, &self.progress, source, info)
             .map_err(|error| error.to_string())?;
         self.open_streams += 1;
         Ok(())

@@ -15,7 +15,7 @@ use super::{
     sink::CaptureSink, tap_settings::tap_settings, wanted::Wanted, workers::Workers,
 };
 use crate::{
-    datapath::{AttachMode, Clock, Consumer, Counters, DatapathError, Loader, Ring, Tap},
+    datapath::{AttachMode, Clock, Consumer, Counters, Counting, DatapathError, Loader, Ring, Tap},
     pcapng::{FileHeader, Interface, Statistics},
     pods::{self, Finder, HostInterface},
     storage::{Rotation, RunDir, Storage, StorageError, StreamSpec},
@@ -259,7 +259,7 @@ impl Node {
         dir: &RunDir,
         wanted: &Wanted,
         progress: &Arc<Progress>,
-        ring: Ring,
+        (ring, counting): (Ring, Counting),
         info: &TapInfo,
     ) -> Result<(), StorageError> {
         let rotation = info.settings.rotation;
@@ -280,7 +280,8 @@ impl Node {
             let _ = answers.send(Event::Storage { session, news });
         })?;
         let answers = self.answers.clone();
-        let sink = CaptureSink::new(stream, Arc::clone(progress), move |limit| {
+        let counters = move || counting.read().ok();
+        let sink = CaptureSink::new(stream, Arc::clone(progress), counters, move |limit| {
             let _ = answers.send(Event::Limit { session, limit });
         });
         self.consumer.add(info.id, ring, Box::new(sink));

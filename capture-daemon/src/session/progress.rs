@@ -17,7 +17,7 @@ pub(super) struct Progress {
     packets: AtomicU64,
     /// Packets that an earlier agent left in files that it could not close.
     recovered: AtomicU64,
-    /// Bytes taken for files.
+    /// The most bytes that the run's files have when all of its streams are closed now.
     bytes: AtomicU64,
     /// Packets that the node's write cap or a failed file kept out.
     storage_drops: AtomicU64,

@@ -242,6 +242,13 @@ impl FileStream {
         self.reported
     }
 
+    /// The most bytes that this stream's files have in the end if it is closed now, with closing blocks of at most
+    /// `closing_bytes`.
+    #[must_use]
+    pub const fn bytes_closed(&self) -> u64 {
+        self.earlier + if self.begun() { self.bound(self.course.end()) } else { 0 }
+    }
+
     /// The most bytes that this stream's files have in the end if `block` is appended and the stream then closed with
     /// closing blocks of at most `closing_bytes`. Exact but for the length of these, and cheap.
     #[must_use]

@@ -44,9 +44,20 @@ fn rotation_by_size_keeps_the_newest_files_and_loses_nothing_between_them() {
             entry.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "pcapng")
         });
         assert_eq!(on_disk.count(), files.len());
+        let mut packets = PACKETS - numbers.len() as u64;
         for file in &files {
             assert!(file.metadata().unwrap().len() <= 1 << 20, "{}", file.display());
-            assert!(!blocks::read(file).unwrap().statistics.is_empty(), "each ends with its statistics");
+            let blocks = blocks::read(file).unwrap();
+            packets += blocks.packets.len() as u64;
+            let last = blocks.statistics.last().expect("each ends with its statistics");
+            let option = |code| {
+                let value = &last.iter().find(|(found, _)| *found == code).expect("an option").1;
+                u64::from_le_bytes(value[..].try_into().unwrap())
+            };
+            // As of when it was closed: received, accepted by the filter, delivered.
+            let [received, accepted, delivered] = [4, 6, 8].map(option);
+            assert_eq!(delivered, packets, "{name}: {}", file.display());
+            assert!(delivered <= accepted && accepted <= received, "{delivered} {accepted} {received}");
         }
         agree(&files[1]).unwrap();
     }
