@@ -1,5 +1,7 @@
 //! Changes that cannot be had as they are asked for: what is captured is what the record says, and never what may not be.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
 use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
