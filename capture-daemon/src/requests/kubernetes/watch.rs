@@ -86,9 +86,68 @@ fn patient<K: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
+    use std::{
+        io::{BufRead, BufReader, Write},
+        net::{TcpListener, TcpStream},
+        pin::pin,
+        time::Instant,
+    };
+
+    use k8s_openapi::api::core::v1::Namespace;
+    use kube::Client;
+    use tokio::time::timeout;
 
     use super::*;
+
+    /// An API server that has nothing to list, and whose watches never say a word.
+    fn serve(stream: TcpStream) -> std::io::Result<()> {
+        const LIST: &str =
+            r#"{"apiVersion":"v1","kind":"NamespaceList","metadata":{"resourceVersion":"1"},"items":[]}"#;
+        let mut requests = BufReader::new(stream);
+        let (mut line, mut asks_for) = (String::new(), String::new());
+        while requests.read_line(&mut line)? > 0 {
+            if line.starts_with("GET ") {
+                asks_for.clone_from(&line);
+            }
+            if line.trim().is_empty() {
+                let answer = if asks_for.contains("watch=true") {
+                    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_owned()
+                } else {
+                    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{LIST}", LIST.len())
+                };
+                requests.get_mut().write_all(answer.as_bytes())?;
+            }
+            line.clear();
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_watch_that_says_nothing_is_listed_anew_when_asked_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                std::thread::spawn(|| serve(stream));
+            }
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let client = Client::try_from(kube::Config::new(server.parse().unwrap())).unwrap();
+            let relist = Arc::new(Notify::new());
+            let api = Api::<Namespace>::all(client);
+            let mut news = pin!(watch(api, Config::default(), "node1", After::Resumed, Arc::clone(&relist)));
+            for _ in 0..2 {
+                let begun = timeout(Duration::from_secs(10), news.next()).await.unwrap();
+                assert!(matches!(begun, Some(Ok(Event::Init))), "{begun:?}");
+                let done = timeout(Duration::from_secs(10), news.next()).await.unwrap();
+                assert!(matches!(done, Some(Ok(Event::InitDone))), "{done:?}");
+                let silence = timeout(Duration::from_millis(300), news.next()).await;
+                assert!(silence.is_err(), "{silence:?}");
+                relist.notify_one();
+            }
+        });
+    }
 
     #[test]
     fn lists_that_begin_and_fail_are_tried_less_and_less_often() {
