@@ -45,7 +45,6 @@ pub(crate) static mut CONTROL: TapControl = TapControl {
     padding: 0,
     packets_paid_until: 0,
     bytes_paid_until: 0,
-    sampled: 0,
 };
 
 /// A pointer to one word of [`CONTROL`].

@@ -3,9 +3,16 @@
 //! A bucket is one word: the time until which the packets so far are paid for. A packet may pass while that is not
 //! further ahead of now than the burst, and then pays its own time, so one large packet runs into debt instead of
 //! waiting for a bucket that never gets large enough. Refusing writes nothing and asks only for the time of the last
-//! timer tick, which keeps a flood cheap; the burst must be longer than a tick. Plain atomic additions, no
-//! compare-and-swap: CPUs that decide at the same instant may each pass one packet more, but each packet is paid for,
-//! so the rate holds.
+//! timer tick, which keeps a flood cheap; the burst must be at least as long as a tick.
+//!
+//! There are plain atomic additions and no compare-and-swap: kernels before 5.12 refuse a program that holds one
+//! anywhere. What that leaves open, for each bucket:
+//! - CPUs that look at the same instant may each pass one packet. All of them are paid for, so the rate holds.
+//! - CPUs that find the bucket idle at the same instant set it, and what one of them paid may be forgotten: one packet of
+//!   each CPU but the last, and no more often than once in a tick. Under a flood a bucket is never idle, so then the rate
+//!   holds; it is passed only by packets that come on many CPUs at the same instants, and seldom otherwise. A virtual CPU
+//!   that is stopped just there, between its look and its writing, makes all forgotten that was paid meanwhile, at most a
+//!   burst.
 
 use core::{arch::asm, ptr::read_volatile};
 
@@ -21,19 +28,12 @@ unsafe fn add(word: *mut u64, value: u64) {
     unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) word, in(reg) value) }
 }
 
-/// True for one packet in `sample`, counted over both directions and all CPUs.
+/// True for the first of each `sample` packets of a direction on a CPU. `matched` of them came so far, with this one.
+/// CPUs share no count: it would have to be read back in the same step, which takes Linux 5.12.
 #[inline(always)]
-pub(crate) fn sampled() -> bool {
+pub(crate) fn sampled(matched: u64) -> bool {
     let sample = setting!(sample);
-    if sample <= 1 {
-        return true;
-    }
-    // SAFETY: words of the tap's control map.
-    unsafe {
-        let count = control!(sampled);
-        add(count, 1);
-        (read_volatile(count) - 1).is_multiple_of(u64::from(sample))
-    }
+    sample <= 1 || (matched - 1).is_multiple_of(u64::from(sample))
 }
 
 /// Whether the rates allow a packet of this many wire bytes; pays for it if so.
@@ -60,10 +60,16 @@ pub(crate) fn allowed(wire_length: u64) -> bool {
             pay(packets, now, packet_cost >> 20);
         }
         if byte_cost != 0 {
-            pay(bytes, now, (byte_cost * wire_length) >> 20);
+            pay(bytes, now, times(byte_cost, wire_length));
         }
     }
     true
+}
+
+/// What so many bytes cost, in ns. In two parts, since at the lowest rates the product has more than 64 bits.
+#[inline(always)]
+fn times(byte_cost: u64, bytes: u64) -> u64 {
+    (byte_cost >> 20) * bytes + (((byte_cost & 0xf_ffff) * bytes) >> 20)
 }
 
 #[inline(always)]

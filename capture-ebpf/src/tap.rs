@@ -29,7 +29,7 @@ pub(crate) fn packet(skb: *mut __sk_buff, direction: u32) {
             return;
         }
         (*counters).matched += 1;
-        if !rate::sampled() {
+        if !rate::sampled((*counters).matched) {
             (*counters).sampled_out += 1;
             return;
         }
