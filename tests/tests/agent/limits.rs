@@ -141,6 +141,7 @@ fn of_many_refused_captures_few_are_kept() {
     let pods = Pods::with(&["a"]).unwrap();
     let address = free_address().unwrap();
     let mut agent = Agent::start_with("refused", &format!("httpAddress: {address}\n"), &[]).unwrap();
+    agent.wait_ready().unwrap();
     agent.apply("a.yaml", &pod(pods.pod("a"))).unwrap();
     let ask = |agent: &Agent, file: &str, kind: &str| {
         let many = (0..CAPTURES).map(|number| {
