@@ -65,6 +65,13 @@ impl Settings {
         };
         (start, end)
     }
+
+    /// The start that is named, while it is still to come. Without one a capture begins at once, also where the clock is
+    /// behind the one that says when it was accepted.
+    #[must_use]
+    pub fn begins_later(&self, now: Timestamp) -> Option<Timestamp> {
+        self.start_time.filter(|start| now < *start)
+    }
 }
 
 /// `from` plus `duration`, or the last moment that can be told.
@@ -147,5 +154,26 @@ impl Output {
     #[must_use]
     pub const fn is_local(&self) -> bool {
         self.object_store.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::{Caps, Defaults, from_annotations};
+
+    #[test]
+    fn a_node_whose_clock_is_behind_waits_only_for_a_start_that_is_named() {
+        let accepted: Timestamp = "2026-12-01T10:00:05Z".parse().unwrap();
+        let behind = "2026-12-01T10:00:00Z".parse().unwrap();
+        let (mut settings, _) =
+            from_annotations(&BTreeMap::new(), accepted, &Defaults::default(), &Caps::default()).unwrap();
+        assert!(settings.window(accepted).0 > behind);
+        assert_eq!(settings.begins_later(behind), None);
+        settings.start_time = Some(accepted);
+        assert_eq!(settings.begins_later(behind), Some(accepted));
+        assert_eq!(settings.begins_later(accepted), None);
     }
 }

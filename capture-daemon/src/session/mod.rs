@@ -340,7 +340,7 @@ impl Session {
         let Some(settings) = &self.run.settings else {
             return Goal::End(Ending::new(RunState::Refused, "NoSettings", "The request was refused."));
         };
-        let (start, end) = self.window(settings);
+        let (_, end) = self.window(settings);
         if settings.state == DesiredState::Stopped {
             Goal::End(Ending::new(RunState::Stopped, "StopRequested", "Stopped as asked."))
         } else if now >= end {
@@ -349,8 +349,7 @@ impl Session {
                 "WindowOver",
                 format!("The window is over. {}", self.what_was_seen()),
             ))
-        } else if settings.start_time.is_some() && now < start {
-            // Whoever names no start means now, although another's clock said when that is.
+        } else if let Some(start) = settings.begins_later(now) {
             Goal::Wait(start)
         } else if settings.state == DesiredState::Paused {
             Goal::Pause
