@@ -17,7 +17,7 @@ pub struct TapSettings {
     pub headers_only: u32,
     /// One of the `DIRECTION_` constants.
     pub direction: u32,
-    /// Keep one packet in this many, the first of them, counted by direction and CPU; 1 keeps all.
+    /// Keep one packet in this many, counted by direction and CPU; 1 keeps all.
     pub sample: u32,
     /// Nanoseconds between packets at the allowed rate, in units of 2^-20 ns; 0 = no limit.
     pub packet_cost: u64,

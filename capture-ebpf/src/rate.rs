@@ -16,6 +16,8 @@
 
 use core::{arch::asm, ptr::read_volatile};
 
+use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
+
 use crate::{
     clock::tick_ns,
     maps::{control, setting},
@@ -28,12 +30,20 @@ unsafe fn add(word: *mut u64, value: u64) {
     unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) word, in(reg) value) }
 }
 
-/// True for the first of each `sample` packets of a direction on a CPU. `matched` of them came so far, with this one.
-/// CPUs share no count: it would have to be read back in the same step, which takes Linux 5.12.
+/// True for one packet in `sample` of each direction on each CPU. `matched` of them came so far, with this one. CPUs share
+/// no count: it would have to be read back in the same step, which takes Linux 5.12. Each begins elsewhere instead, so
+/// that of a few packets on many CPUs no more are kept than of many on one.
 #[inline(always)]
 pub(crate) fn sampled(matched: u64) -> bool {
+    /// Far from a divisor of anything: 2 to the power of 32 over the golden ratio.
+    const STRIDE: u64 = 0x9e37_79b1;
     let sample = setting!(sample);
-    sample <= 1 || (matched - 1).is_multiple_of(u64::from(sample))
+    if sample <= 1 {
+        return true;
+    }
+    // SAFETY: has no arguments.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    (matched - 1 + u64::from(cpu) * STRIDE).is_multiple_of(u64::from(sample))
 }
 
 /// Whether the rates allow a packet of this many wire bytes; pays for it if so.

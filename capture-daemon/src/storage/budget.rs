@@ -166,7 +166,7 @@ mod tests {
                 large += u64::from(budget.allow(first, LARGE)) * LARGE as u64;
             }
             let total = large + small.iter().sum::<u64>();
-            assert!(total <= CAP * 21 && total >= CAP * 18, "{small_streams}: {total}");
+            assert!((CAP * 18..=CAP * 21).contains(&total), "{small_streams}: {total}");
             let fair = CAP * 20 / (1 + small_streams as u64);
             assert!(large >= fair * 8 / 10, "{small_streams}: {large} of {fair}");
             assert!(small.iter().all(|&bytes| bytes >= fair * 8 / 10), "{small:?}");

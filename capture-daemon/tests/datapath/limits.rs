@@ -53,9 +53,9 @@ fn sampling_keeps_one_in_n() {
         }
         capture.wait_for(1000);
         let (packets, counters) = capture.stop();
-        // The first of each ten, on each CPU.
+        // CPUs count by themselves.
         let cpus = std::thread::available_parallelism().unwrap().get();
-        assert!((100..=100 + cpus).contains(&packets.len()), "{mode:?}: {}", packets.len());
+        assert!(packets.len().abs_diff(100) <= cpus, "{mode:?}: {}", packets.len());
         assert_eq!(counters.from_pod.matched, 1000);
         assert_eq!(counters.from_pod.sampled_out, 1000 - packets.len() as u64);
     }
@@ -145,8 +145,7 @@ fn sampling_keeps_its_share_of_what_comes_on_all_cpus_at_once() {
         let cpus = std::thread::available_parallelism().unwrap().get() as u64;
         for of in [counters.from_pod, counters.to_pod] {
             let kept = of.captured + of.ring_full;
-            let exactly = of.matched / SAMPLE;
-            assert!((exactly..=exactly + cpus).contains(&kept), "{mode:?}: {kept} of {}", of.matched);
+            assert!(kept.abs_diff(of.matched / SAMPLE) <= cpus, "{mode:?}: {kept} of {}", of.matched);
         }
     }
 }
