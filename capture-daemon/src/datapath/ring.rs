@@ -1,7 +1,8 @@
 //! A tap's ring buffer, mapped: blocks are read where the kernel wrote them.
 //!
 //! Layout (`kernel/bpf/ringbuf.c`): a page with the consumer's position, a page with the producer's, then the data,
-//! mapped twice in a row so that a record never wraps. A record is a header of 8 bytes, whose first word is the length
+//! mapped twice in a row so that a record never wraps; of the second time, which costs as much time and memory as the
+//! first, podtap maps as much as its longest record needs. A record is a header of 8 bytes, whose first word is the length
 //! and two flags, then the block.
 
 use std::{
@@ -10,7 +11,7 @@ use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
-use capture_common::{BLOCK_OVERHEAD, EPB_TYPE};
+use capture_common::{BLOCK_OVERHEAD, EPB_TYPE, LARGEST_CLASS};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::DatapathError;
@@ -21,6 +22,8 @@ const BUSY: u32 = 1 << 31;
 const DISCARDED: u32 = 1 << 30;
 /// Bytes before each record.
 const HEADER: u64 = 8;
+/// The longest record of podtap's kernel programs: its header, and a block with up to 3 bytes more, rounded up.
+const LONGEST: u64 = (HEADER + LARGEST_CLASS as u64 + 3).next_multiple_of(8);
 /// Give room back to the kernel at least after this many bytes.
 const FREE_EVERY: u64 = 128 << 10;
 
@@ -84,7 +87,8 @@ impl Ring {
     #[doc(alias = "BPF_MAP_TYPE_RINGBUF")]
     pub(super) fn map(map: OwnedFd, size: u32) -> Result<Self, DatapathError> {
         let page = rustix::param::page_size();
-        let data = 2 * size as usize;
+        let overlap = (LONGEST as usize).next_multiple_of(page).min(size as usize);
+        let data = size as usize + overlap;
         let consumer = Mapping::new(map.as_fd(), 0, page, ProtFlags::READ | ProtFlags::WRITE)?;
         let producer = Mapping::new(map.as_fd(), page, page + data, ProtFlags::READ)?;
         Ok(Self { map, consumer, producer, size: u64::from(size), page, position: 0, corrupt: 0 })
@@ -141,15 +145,15 @@ impl Ring {
             }
             let length = u64::from(header & !(BUSY | DISCARDED));
             let step = (length + HEADER).next_multiple_of(8);
-            if self.position + step > until {
+            if self.position + step > until || step > LONGEST {
                 // Not a record. Nothing behind it can be found either.
                 self.corrupt += 1;
                 self.position = until;
                 break;
             }
             if header & DISCARDED == 0 {
-                // SAFETY: the record is within what the kernel produced, at most once around the ring, and the data
-                // is mapped twice; the kernel does not write to it before it is freed below.
+                // SAFETY: the record is within what the kernel produced, at most once around the ring, and no longer than
+                // what is mapped behind the ring's end; the kernel does not write to it before it is freed below.
                 let bytes =
                     unsafe { std::slice::from_raw_parts(record.add(HEADER as usize), length as usize) };
                 match block(bytes) {
