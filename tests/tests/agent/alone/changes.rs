@@ -27,9 +27,7 @@ fn a_changed_annotation_takes_effect_without_a_gap_in_a_new_file() {
         let annotations = [("filter", "udp portrange 9000-9001"), ("snap-length", snap.as_str())];
         agent.apply("a.yaml", &labelled(a, &annotations)).unwrap();
         agent
-            .wait("a new file", SOON, |records| {
-                (records.first()?.files().len() >= change + 2).then_some(())
-            })
+            .wait("a new file", SOON, |records| (records.first()?.files().len() >= change + 2).then_some(()))
             .unwrap();
     }
     assert_eq!((out.wait().unwrap().packets, inside.wait().unwrap().packets), (PACKETS, PACKETS));
