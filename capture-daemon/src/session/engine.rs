@@ -281,7 +281,6 @@ impl Engine {
 
     /// One look at everything.
     fn turn(&mut self, now: Instant) {
-        self.node.attaching = self.sessions.values().filter(|session| session.is_attaching()).count();
         for session in self.sessions.values_mut() {
             if now >= session.due {
                 session.step(&mut self.node, now);

@@ -363,11 +363,6 @@ impl Session {
         Run { counted: self.counted(), ..self.run.clone() }
     }
 
-    /// Whether a tap is on its way to its interface.
-    fn is_attaching(&self) -> bool {
-        matches!(self.phase, Phase::Loading { .. } | Phase::Attaching { .. })
-    }
-
     /// Something happened: the session is to be looked at in this turn.
     fn look_soon(&mut self) {
         self.due = Instant::now();
@@ -498,7 +493,7 @@ impl Session {
             return self.refuse(&Refusal::new("BudgetExhausted", format!("{NO_RINGS} {advice}")));
         };
         let ticket = self.next_ticket();
-        let mode = node.mode_for_new();
+        let mode = node.mode_for_new(now);
         node.load(self.id, ticket, &self.run, &settings, ring, mode, false);
         Phase::Loading { interface, settings, mode }
     }

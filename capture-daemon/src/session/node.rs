@@ -22,8 +22,10 @@ use crate::{
     telemetry::Telemetry,
 };
 
-/// So many taps are attached by tcx at once; those beyond become sockets.
-const MOST_TCX_AT_ONCE: usize = 4;
+/// So many of the taps that are begun within [`BULK`] are attached by tcx; those beyond become sockets.
+const MOST_TCX: usize = 4;
+/// With 25 ms each, what holds up the node's links takes a tenth of this at most.
+const BULK: Duration = Duration::from_secs(1);
 
 /// What sessions may do on this node.
 #[derive(Clone, Debug)]
@@ -62,8 +64,8 @@ pub struct Node {
     pub telemetry: Telemetry,
     /// Taps for pods that have no interface yet; none are made unless this is set.
     pub provisional: Provisional,
-    /// Sessions whose taps are being loaded or attached.
-    pub(super) attaching: usize,
+    /// How many taps were begun lately, and since when.
+    begun: (usize, Instant),
     next_tap: u64,
     left: Vec<Tap>,
 }
@@ -139,7 +141,7 @@ impl Node {
             answers,
             telemetry: Telemetry::default(),
             provisional,
-            attaching: 0,
+            begun: (0, Instant::now()),
             next_tap: 0,
             left: Vec::new(),
         }
@@ -297,9 +299,12 @@ impl Node {
     /// How the next tap is to be attached. By tcx each one holds up all changes of the node's links for two grace
     /// periods, 25 ms; when many pods want to be captured at once the others are attached as sockets, which takes no
     /// time, and stay so.
-    pub(super) fn mode_for_new(&mut self) -> AttachMode {
-        self.attaching += 1;
-        if self.limits.sockets_in_bulk && self.attaching > MOST_TCX_AT_ONCE {
+    pub(super) fn mode_for_new(&mut self, now: Instant) -> AttachMode {
+        if now.duration_since(self.begun.1) >= BULK {
+            self.begun = (0, now);
+        }
+        self.begun.0 += 1;
+        if self.limits.sockets_in_bulk && self.begun.0 > MOST_TCX {
             AttachMode::Socket
         } else {
             self.loader.mode()

@@ -18,7 +18,7 @@ use crate::netlink::Links;
 use crate::report::{Judged, Measure, Row, Target};
 use crate::stats::Values;
 use crate::tool::Tool;
-use crate::{attached, cpu};
+use crate::{attached, cpu, flood};
 
 const PODS: usize = 250;
 /// Pods whose attachment by a bare loop is timed; the floor of all follows from it.
@@ -37,6 +37,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<Row> {
     let mut pods = Pods::new()?;
     let names: Vec<String> = (0..PODS).map(|number| format!("p{number}")).collect();
     pods.add(&names.iter().map(String::as_str).collect::<Vec<_>>())?;
+    wait_until_silent(&pods)?;
     let mut measures = Vec::new();
     let mut remarks = Vec::new();
     let by_default = one_mode(bench, &pods, "auto", &mut measures, &mut remarks)?;
@@ -196,6 +197,22 @@ fn label_all(
     // The first few may be tapped in another way than those that wait behind them.
     let taps = if sockets > interfaces.len() / 2 { "Socket" } else { "Tcx" }.to_owned();
     Ok((attached, taps))
+}
+
+/// New interfaces tell the others of their addresses, for a while: that would be captured.
+fn wait_until_silent(pods: &Pods) -> Result<()> {
+    let sent = || pods.all().iter().map(flood::passed).sum::<Result<u64>>();
+    let (mut before, mut since) = (sent()?, Instant::now());
+    for _ in 0..60 {
+        thread::sleep(Duration::from_millis(500));
+        let now = sent()?;
+        if now != before {
+            (before, since) = (now, Instant::now());
+        } else if since.elapsed() >= Duration::from_secs(5) {
+            return Ok(());
+        }
+    }
+    bail!("the pods do not fall silent")
 }
 
 /// Waits until the agent has nothing to do.
