@@ -39,13 +39,8 @@ pub(crate) fn read_setting<T: Copy>(field: &T) -> T {
 /// What user space tells the running tap, through a mapping (`BPF_F_MMAPABLE`, Linux 5.5), and the rate buckets. Only
 /// volatile and atomic accesses. As a global it is found without a look-up.
 #[unsafe(no_mangle)]
-pub(crate) static mut CONTROL: TapControl = TapControl {
-    clock_offset: 0,
-    halted: 0,
-    padding: 0,
-    packets_paid_until: 0,
-    bytes_paid_until: 0,
-};
+pub(crate) static mut CONTROL: TapControl =
+    TapControl { clock_offset: 0, halted: 0, padding: 0, packets_paid_until: 0, bytes_paid_until: 0 };
 
 /// A pointer to one word of [`CONTROL`].
 macro_rules! control {

@@ -39,11 +39,7 @@ fn the_overlay_for_openshift_is_made_of_what_openshift_knows() {
     let made = cluster.kubectl(&["kustomize", OVERLAY]).unwrap();
     let arguments = ["apply", "--dry-run=server", "--validate=strict", "-o", "json", "-f", "-"];
     let objects: Value = wait("OpenShift's kinds", SOON, || {
-        let said = output_within(
-            &mut cluster.command(&arguments),
-            &made,
-            Duration::from_secs(30),
-        )?;
+        let said = output_within(&mut cluster.command(&arguments), &made, Duration::from_secs(30))?;
         Ok(Some(serde_json::from_str(&said)?))
     })
     .unwrap();
