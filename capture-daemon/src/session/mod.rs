@@ -518,7 +518,9 @@ impl Session {
     }
 
     fn finish(&mut self) -> Phase {
-        if self.run.started.is_some() && self.progress.delivered().packets == 0 {
+        // What is in files that are still to be read is not known yet.
+        let nothing = self.mending.is_empty() && self.progress.delivered().packets == 0;
+        if self.run.started.is_some() && nothing {
             let why = self.what_was_seen();
             if !self.run.message.as_ref().is_some_and(|message| message.contains(&why)) {
                 self.note(why);
