@@ -1,8 +1,8 @@
 //! Keeping the table up to date: by the kernel's messages, and by reading all links anew.
 //!
 //! When more happens than the event socket holds, the kernel drops messages and says so, once until somebody has read all
-//! the others. So all links are read anew soon after a loss; whenever nothing happens for a while; and now and then in any
-//! case, because what was read may be older than the last message, or a loss the second in a row: an event may be late,
+//! the others. So all links are read anew soon after a loss; once things have calmed down; and now and then in any case,
+//! because what was read may be older than the last message, or a loss the second in a row: an event may be late,
 //! and is never lost.
 
 use std::time::Duration;
@@ -20,7 +20,7 @@ use super::{Link, LinkEvent, LinksError, Table, read};
 /// When all links are read anew.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rhythm {
-    /// When nothing has happened for so long.
+    /// When nothing has happened for so long after something did.
     pub(super) quiet: Duration,
     /// So long after a loss at the latest: by then the storm may be over.
     pub(super) after_loss: Duration,
@@ -56,13 +56,16 @@ pub(super) async fn follow(
     };
     let mut messages = std::pin::pin!(messages);
     let mut due = Instant::now() + rhythm.at_most;
+    let mut calm = false;
     loop {
         let left = due.saturating_duration_since(Instant::now());
+        let patience = if calm { left } else { left.min(rhythm.quiet) };
         // Looked at first: the stream of messages may never run dry.
         let heard = match left.is_zero() {
             true => Err(()),
-            false => timeout(left.min(rhythm.quiet), messages.next()).await.map_err(drop),
+            false => timeout(patience, messages.next()).await.map_err(drop),
         };
+        calm = heard.is_err();
         match heard {
             Ok(Some(message)) => match message.payload {
                 NetlinkPayload::Overrun(_) => due = due.min(Instant::now() + rhythm.after_loss),
