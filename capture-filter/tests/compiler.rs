@@ -62,17 +62,18 @@ fn names_that_reach_the_child_are_looked_up_nowhere() {
         let error = compiler().compile("a", text).expect_err(text);
         assert!(error.is_refusal(), "{text}: {error}");
     }
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(3), "a lookup waits for five: {:?}", started.elapsed());
 }
 
 #[test]
 fn a_text_is_compiled_once() {
-    let compiler = scripted("cat >/dev/null; sleep 0.2; kill -SEGV $$");
+    // A child that cannot be asked a second time the same way: the directory is there then.
+    let mark = std::env::temp_dir().join(format!("podtap-filter-once-{}", std::process::id()));
+    let compiler = scripted(&format!("cat >/dev/null; mkdir {} && kill -SEGV $$", mark.display()));
     let first = compiler.compile("a", "tcp").expect_err("no answer");
     assert!(matches!(&first, FilterError::Exhausted { reason } if reason.contains("crashed")), "{first}");
-    let started = Instant::now();
     assert_eq!(compiler.compile("b", "tcp").expect_err("the same"), first);
-    assert!(started.elapsed() < Duration::from_millis(50), "{:?}", started.elapsed());
+    std::fs::remove_dir(&mark).expect("the child ran");
 }
 
 #[test]
@@ -113,28 +114,29 @@ fn a_child_that_hangs_is_killed_and_leaves_no_zombie() {
     let error = compiler.compile("a", "tcp").expect_err("no answer");
     assert!(error.to_string().contains("longer than 5 s") && !error.is_refusal(), "{error}");
     let took = started.elapsed();
-    assert!(took > Duration::from_millis(4900) && took < Duration::from_millis(6000), "{took:?}");
-    assert_eq!(children(), 0);
+    assert!(took > Duration::from_millis(4900) && took < Duration::from_millis(8000), "{took:?}");
+    assert!(no_child_is_left());
 }
 
-/// Children of this process that the shell scripts here are, zombies too. The tests share a process, so it waits until
-/// the others' are gone.
-fn children() -> usize {
-    let count = || {
-        std::fs::read_dir("/proc")
-            .expect("procfs")
-            .flatten()
-            .filter(|entry| {
-                let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
-                status.contains(&format!("\nPPid:\t{}\n", std::process::id()))
-            })
-            .count()
+/// Whether no child of this process is left, zombies too, within 20 s. The tests share a process and go on starting
+/// children: a zombie would stay, so one look that finds nothing is proof, and a second one might find another test's.
+fn no_child_is_left() -> bool {
+    let own = format!("\nPPid:\t{}\n", std::process::id());
+    let none = || {
+        std::fs::read_dir("/proc").expect("procfs").flatten().all(|entry| {
+            !std::fs::read_to_string(entry.path().join("status")).unwrap_or_default().contains(&own)
+        })
     };
     let deadline = Instant::now() + Duration::from_secs(20);
-    while count() > 0 && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(50));
+    loop {
+        if none() {
+            return true;
+        }
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(10));
     }
-    count()
 }
 
 #[test]
@@ -163,37 +165,37 @@ fn a_tenant_with_many_slow_texts_delays_no_other() {
             drop(sender.send(answer))
         });
     }
-    let started = Instant::now();
     for number in 0..20 {
         compiler.compile("other", &format!("port {number}")).expect("compiled");
     }
-    assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
-    assert!(receiver.try_recv().is_err(), "the slow ones take two seconds each");
+    assert!(receiver.try_recv().is_err(), "the slow ones take five seconds each");
     assert!(receiver.recv().expect("the first").is_err());
 }
 
 #[test]
 fn four_children_work_at_once_and_one_a_tenant() {
-    let compiler =
-        Arc::new(scripted("cat >/dev/null; sleep 0.5; printf '\\0\\10\\0\\0\\0\\6\\0\\0\\0\\1\\0\\0\\0'"));
-    let run = |tenants: &[&'static str]| {
-        let started = Instant::now();
+    let meeting = std::env::temp_dir().join(format!("podtap-filter-meeting-{}", std::process::id()));
+    std::fs::create_dir(&meeting).expect("a directory of its own");
+    let at = meeting.display();
+    // `len`: answers when four of them are there. `less`: only when no other of them is.
+    let compiler = Arc::new(scripted(&format!(
+        "case $(cat) in len*) mkdir {at}/$$; while [ $(ls {at} | wc -l) -lt 4 ]; do sleep 0.01; done;; \
+         *) mkdir {at}/alone || exit 127; sleep 0.1; rmdir {at}/alone;; esac; {ANSWER}"
+    )));
+    let run = |tenants: &[&'static str], text: &str| {
         let threads: Vec<_> = tenants
             .iter()
             .enumerate()
             .map(|(number, &tenant)| {
-                let (compiler, text) =
-                    (compiler.clone(), format!("port {} and len > {number}", tenants.len()));
+                let (compiler, text) = (compiler.clone(), format!("{text} {number}"));
                 std::thread::spawn(move || compiler.compile(tenant, &text).expect("compiled"))
             })
             .collect();
         threads.into_iter().for_each(|thread| drop(thread.join().expect("no panic")));
-        started.elapsed()
     };
-    let together = run(&["a", "b", "c", "d"]);
-    assert!(together < Duration::from_millis(950), "{together:?}");
-    let in_turn = run(&["a", "a", "a"]);
-    assert!(in_turn >= Duration::from_millis(1500), "{in_turn:?}");
+    run(&["a", "b", "c", "d"], "len >");
+    run(&["a", "a", "a"], "less");
+    std::fs::remove_dir_all(&meeting).expect("what the children left");
 }
 
 #[test]
