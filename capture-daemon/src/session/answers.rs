@@ -7,13 +7,14 @@ use jiff::Timestamp;
 use tracing::warn;
 
 use super::{
-    Ending, Phase, Session, TapInfo,
+    Phase, Session, TapInfo,
+    ending::{Ending, storage_failed},
     files::File,
     node::{Answer, AttachFailure, LoadFailure, Node},
 };
 use crate::{
     datapath::{Counters, Tap},
-    storage::{Recovered, StorageError, StorageEvent, StorageFailure},
+    storage::{Recovered, StorageError, StorageEvent},
 };
 
 impl Session {
@@ -175,10 +176,6 @@ impl Session {
         self.unsaved = true;
     }
 
-    pub(super) fn fail(&mut self, reason: &'static str, error: String) -> Phase {
-        self.conclude(&Ending::new(RunState::Failed, reason, error))
-    }
-
     /// The files that an earlier agent left open have been mended, as far as they are still there.
     pub(super) fn mended(&mut self, files: Vec<(String, Result<Recovered, StorageError>)>) {
         self.mending.clear();
@@ -233,21 +230,4 @@ impl Session {
         }
         self.files_moved = true;
     }
-}
-
-/// How a run ends that has nowhere to write to.
-pub(super) fn storage_failed(reason: &StorageFailure) -> Ending {
-    let (short, advice) = match reason {
-        StorageFailure::DiskFull => ("DiskFull", "Free space on the node, then ask again."),
-        StorageFailure::Quota => {
-            ("QuotaReached", "Delete captures that are not needed any more, then ask again.")
-        }
-        StorageFailure::NamespaceQuota => (
-            "NamespaceQuotaReached",
-            "Delete captures of this namespace that are not needed any more, or wait until their retention ends, then \
-             ask again.",
-        ),
-        StorageFailure::Io(_) => ("WriteFailed", "Have the node's data directory looked at, then ask again."),
-    };
-    Ending::new(RunState::Failed, short, format!("Nothing more can be written: {reason}. {advice}"))
 }

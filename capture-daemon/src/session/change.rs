@@ -70,6 +70,17 @@ impl Change {
 }
 
 impl Session {
+    /// Whether a run that was refused begins with this request.
+    pub(super) fn would_begin(&self, wanted: &Wanted) -> bool {
+        let run = &self.run;
+        run.state == RunState::Refused
+            && wanted.forbidden.is_none()
+            && wanted
+                .settings
+                .as_ref()
+                .is_ok_and(|settings| run.forbidden || run.settings.as_ref() != Some(settings))
+    }
+
     /// The request is new or has changed.
     pub(super) fn request(&mut self, mut wanted: Wanted, now: Instant) {
         self.due = now;
@@ -174,19 +185,6 @@ impl Session {
             self.change.failed = None;
         }
         self.in_force(Some(tapped));
-    }
-
-    /// What the tap does that is in place or on its way.
-    fn settings_of_tap(&self) -> Option<&Settings> {
-        match &self.phase {
-            Phase::Loading { settings, .. } => Some(settings),
-            Phase::Attaching { info }
-            | Phase::Tapped { info, .. }
-            | Phase::Reloading { info, .. }
-            | Phase::TakingOver { old: info, .. }
-            | Phase::Detaching { info } => Some(&info.settings),
-            Phase::Waiting { .. } | Phase::Draining | Phase::Over | Phase::Between => None,
-        }
     }
 
     /// Goes on, with another tap when the settings ask for one.

@@ -1,7 +1,5 @@
 //! How sessions come by taps that were on their pod's interface before anybody knew whose it is.
 
-use std::time::Instant;
-
 use capture_api::Settings;
 use jiff::{SignedDuration, Timestamp};
 use tracing::info;
@@ -15,7 +13,7 @@ use super::{
 };
 use crate::{
     datapath::{AttachMode, Tap},
-    pods::{HostInterface, Place, ResolveError},
+    pods::{HostInterface, Place},
 };
 
 /// A record's note when no tap was there in time.
@@ -150,43 +148,5 @@ impl Session {
                 self.fail("LoadFailed", error)
             }
         })
-    }
-
-    /// The pod's place was told anew: a tap on an interface that is not the pod's goes.
-    pub(super) fn check_place(&mut self, node: &Node) {
-        if !self.place_changed {
-            return;
-        }
-        let Some((_, info)) = self.tap() else { return };
-        // Without a place the settings are a refusal, and what is captured now goes on.
-        let Some(place) = self.wanted.as_ref().and_then(|wanted| wanted.pod.place.as_ref()) else { return };
-        let tapped = &info.interface;
-        let lost = match node.finder.resolve(place) {
-            Ok(now) => now.link.index != tapped.link.index || now.peer != tapped.peer,
-            Err(ResolveError::NotYet(_) | ResolveError::Forbidden(_)) if !may_be_at(place, tapped) => true,
-            // To be asked again.
-            Err(_) => return,
-        };
-        self.interface_lost |= lost;
-        self.place_changed = false;
-    }
-
-    /// Something was heard of where pods are.
-    pub(super) fn place_news(&mut self, now: Instant) {
-        if let Phase::Waiting { again } = &mut self.phase
-            && self.hunting
-        {
-            (*again, self.due) = (now, now);
-        }
-    }
-}
-
-/// Whether an interface that was found before may still be the one at a place where none can be found now. One that is
-/// named is where its name says or nowhere; of a pod that is going, less and less can be known, and its interface is its
-/// own until it is removed.
-fn may_be_at(place: &Place, found: &HostInterface) -> bool {
-    match place {
-        Place::Interface(_) | Place::Netns(_) => false,
-        Place::Pod(pod) => pod.interface.as_ref().is_none_or(|wanted| *wanted == found.inside),
     }
 }
