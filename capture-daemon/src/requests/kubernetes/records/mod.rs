@@ -1,6 +1,7 @@
 //! Records as PodCaptures of the API server. The engine only leaves here what they should be; a task writes it, at most
 //! [`WRITES`] times a second, and goes on trying while the server is away.
 
+mod entry;
 mod object;
 mod queue;
 
@@ -22,7 +23,10 @@ use kube::{
 use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
-use self::queue::{Outcome, Queue, Step};
+use self::{
+    entry::{Outcome, Step},
+    queue::Queue,
+};
 use super::{
     events::{Events, news, turned_away},
     objects::{Name, WatchedRecord},

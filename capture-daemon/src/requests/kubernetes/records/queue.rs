@@ -6,13 +6,12 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    hash::{DefaultHasher, Hash, Hasher},
     time::{Duration, Instant},
 };
 
 use capture_api::PodCapture;
 use kube::runtime::watcher::Event;
-use serde_json::{Value, json};
+use serde_json::json;
 use tracing::warn;
 
 use super::{
@@ -20,15 +19,10 @@ use super::{
         objects::{Name, WatchedRecord},
         pace::{Pauses, Turns, seed},
     },
-    object::{Shown, at_once, created, difference, is_final, shown},
+    entry::{Entry, Held, Outcome, Step, Wanted},
+    object::Shown,
 };
 
-/// How often the counters of one record are written.
-const COUNTERS: Duration = Duration::from_secs(10);
-/// What is added to it, by record.
-const JITTER: Duration = Duration::from_secs(2);
-/// How long a record waits that the server did not take.
-const REFUSED: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
 /// How long one waits at most, or a namespace, for which the server fails.
 const FAILED: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 /// So many failures in a row, and the namespace waits.
@@ -64,69 +58,6 @@ struct Trouble {
     until: Option<Instant>,
 }
 
-#[derive(Debug)]
-struct Entry {
-    wanted: Wanted,
-    held: Held,
-    /// When to write; none when nothing is to be written.
-    due: Option<Instant>,
-    urgent: bool,
-    pauses: Pauses,
-}
-
-/// What a record should be.
-#[derive(Debug)]
-enum Wanted {
-    /// As in this one.
-    Record(Box<PodCapture>),
-    /// As it is: of a run that is over, and whose record has this hash.
-    Settled(u64),
-    /// Not there.
-    Nothing,
-}
-
-/// What the server holds.
-#[derive(Debug)]
-enum Held {
-    /// None.
-    Absent,
-    /// Somebody deleted it when its run was over; it is not made again.
-    Deleted,
-    /// One of this UID, and what it holds is not known.
-    Unread(Option<String>),
-    /// This.
-    Known { uid: String, shown: Shown },
-}
-
-/// One write, or one question.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) enum Step {
-    Read,
-    Create { object: Value, shown: Shown },
-    Patch { patch: Value, spec: Value },
-    PatchStatus { patch: Value, status: Value },
-    Delete { uid: Option<String> },
-}
-
-/// How a step went.
-#[derive(Debug)]
-pub(super) enum Outcome {
-    /// The server holds this now; nothing after a deletion.
-    Done(Option<Box<WatchedRecord>>),
-    /// 404.
-    Missing,
-    /// 409: it exists already, or is another of the same name.
-    Conflict,
-    /// The server will not have it.
-    Refused(String),
-    /// The server cannot do it, or does not answer: this one or its namespace may be why.
-    Failed(String),
-    /// The server has too much to do, and is given a pause.
-    Busy,
-    /// There is no server; it is given a pause.
-    Away,
-}
-
 impl Queue {
     pub(super) fn new(node: &str) -> Self {
         Self {
@@ -144,32 +75,7 @@ impl Queue {
     /// The record should be so. Returns how it was told before, unless its run was over or it is new.
     pub(super) fn publish(&mut self, record: &PodCapture, now: Instant) -> Option<Box<PodCapture>> {
         let name = Name::of(&record.metadata);
-        let entry = self.entries.entry(name).or_insert_with_key(Entry::new);
-        if let Wanted::Settled(hash) = entry.wanted
-            && hash == hash_of(record)
-        {
-            return None;
-        }
-        let before = std::mem::replace(&mut entry.wanted, Wanted::Record(Box::new(record.clone())));
-        let before = match before {
-            Wanted::Record(before) => Some(before),
-            Wanted::Settled(_) | Wanted::Nothing => None,
-        };
-        match &before {
-            Some(before) if before.spec == record.spec && before.status == record.status => {}
-            Some(before) if at_once(before) == at_once(record) => {
-                let counters = now + COUNTERS + entry.jitter();
-                entry.due.get_or_insert(counters);
-            }
-            _ => {
-                entry.urgent = true;
-                // One that the server refuses keeps its pause.
-                if entry.due.is_none() || entry.pauses.idle() {
-                    entry.due = Some(now);
-                }
-            }
-        }
-        before
+        self.entries.entry(name).or_insert_with_key(Entry::new).publish(record, now)
     }
 
     /// The record should not be there.
@@ -315,7 +221,7 @@ impl Queue {
                     return self.rest(name);
                 }
                 // It has changed meanwhile.
-                let wait = if entry.urgent { Duration::ZERO } else { COUNTERS + entry.jitter() };
+                let wait = if entry.urgent { Duration::ZERO } else { entry.counters() };
                 entry.due = Some(now + wait);
                 return;
             }
@@ -396,116 +302,12 @@ impl Queue {
     /// Nothing is to be written: of what is over little is kept.
     fn rest(&mut self, name: &Name) {
         let Some(entry) = self.entries.get_mut(name) else { return };
-        (entry.due, entry.urgent) = (None, false);
-        match &entry.wanted {
-            Wanted::Nothing => {
-                self.entries.remove(name);
-            }
-            Wanted::Record(record) if is_final(record) => {
-                entry.wanted = Wanted::Settled(hash_of(record));
-                if let Held::Known { uid, .. } = &entry.held {
-                    entry.held = Held::Unread(Some(uid.clone()));
-                }
-            }
-            _ => {}
+        if matches!(entry.wanted, Wanted::Nothing) {
+            self.entries.remove(name);
+        } else {
+            entry.rest();
         }
     }
-}
-
-impl Step {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Read => "get",
-            Self::Create { .. } => "create",
-            Self::Patch { .. } => "patch",
-            Self::PatchStatus { .. } => "patch status",
-            Self::Delete { .. } => "delete",
-        }
-    }
-}
-
-impl Entry {
-    /// Of something that the server may hold and nobody wants.
-    fn new(name: &Name) -> Self {
-        let pauses = Pauses::new(REFUSED.0, REFUSED.1, seed(&name.name));
-        Self { wanted: Wanted::Nothing, held: Held::Absent, due: None, urgent: false, pauses }
-    }
-
-    fn step(&self) -> Option<Step> {
-        let record = match (&self.wanted, &self.held) {
-            (Wanted::Nothing, Held::Known { uid, .. }) => {
-                return Some(Step::Delete { uid: Some(uid.clone()) });
-            }
-            (Wanted::Nothing, Held::Unread(uid)) => return Some(Step::Delete { uid: uid.clone() }),
-            (Wanted::Nothing | Wanted::Settled(_), _) | (_, Held::Deleted) => return None,
-            (Wanted::Record(record), _) => record,
-        };
-        let wanted = shown(record);
-        match &self.held {
-            Held::Absent => Some(Step::Create { object: created(record, &wanted), shown: wanted }),
-            Held::Unread(_) => Some(Step::Read),
-            Held::Known { uid, shown } => {
-                // The server compares the UID: never into another object of the same name.
-                let guarded = |part: &str, patch: Value| json!({"metadata": {"uid": uid}, part: patch});
-                if let Some(patch) = difference(&shown.spec, &wanted.spec) {
-                    return Some(Step::Patch { patch: guarded("spec", patch), spec: wanted.spec });
-                }
-                let patch = difference(&shown.status, &wanted.status)?;
-                Some(Step::PatchStatus { patch: guarded("status", patch), status: wanted.status })
-            }
-            Held::Deleted => None,
-        }
-    }
-
-    fn belongs(&self, in_namespace: &impl Fn(&str, &str) -> bool) -> bool {
-        let Wanted::Record(record) = &self.wanted else { return true };
-        in_namespace(record.metadata.namespace.as_deref().unwrap_or_default(), &record.spec.namespace_uid)
-    }
-
-    /// Whether the object is this run's record.
-    fn is(&self, object: &WatchedRecord, node: &str) -> bool {
-        let Wanted::Record(record) = &self.wanted else { return false };
-        object.spec["node"] == node && object.spec["podUID"] == record.spec.pod_uid
-    }
-
-    fn adopt(&mut self, object: WatchedRecord) {
-        let WatchedRecord { metadata, spec, status } = object;
-        let status = if status.is_null() { json!({}) } else { status };
-        self.held = Held::Known { uid: metadata.uid.unwrap_or_default(), shown: Shown { spec, status } };
-    }
-
-    /// The server does not hold it any more. Of a run that goes on it is made again.
-    fn gone(&mut self) {
-        let over = match &self.wanted {
-            Wanted::Record(record) => is_final(record),
-            Wanted::Settled(_) => true,
-            Wanted::Nothing => false,
-        };
-        self.held = if over { Held::Deleted } else { Held::Absent };
-    }
-
-    fn refused(&mut self, now: Instant) {
-        self.due = Some(now + self.pauses.failed());
-    }
-
-    fn uid(&self) -> Option<&str> {
-        match &self.held {
-            Held::Known { uid, .. } => Some(uid),
-            Held::Unread(uid) => uid.as_deref(),
-            Held::Absent | Held::Deleted => None,
-        }
-    }
-
-    fn jitter(&self) -> Duration {
-        self.pauses.share(JITTER)
-    }
-}
-
-/// Of a record whose run is over.
-fn hash_of(record: &PodCapture) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    serde_json::to_string(record).unwrap_or_default().hash(&mut hasher);
-    hasher.finish()
 }
 
 #[cfg(test)]

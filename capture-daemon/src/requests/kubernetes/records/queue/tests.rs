@@ -1,4 +1,5 @@
 use capture_api::RunState;
+use serde_json::Value;
 
 use super::{super::tests::record, *};
 
