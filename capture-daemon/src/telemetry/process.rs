@@ -50,10 +50,15 @@ mod tests {
         assert!(
             before.open_files >= 3 && before.most_open_files.is_none_or(|most| most >= before.open_files)
         );
-        let held: Vec<_> = (0..500).map(|_| fs::File::open("/proc/self/stat").unwrap()).collect();
-        let after = Process::own();
-        assert!(after.open_files >= before.open_files + 400, "{before:?} {after:?}");
-        assert!(after.cpu_seconds >= before.cpu_seconds);
-        drop(held);
+        // Other tests of this process open and close files, too, but hardly so many each time.
+        let grows_by_what_is_opened = || {
+            let before = Process::own().open_files;
+            let held: Vec<_> = (0..400).map(|_| fs::File::open("/proc/self/stat").unwrap()).collect();
+            let grown = Process::own().open_files.abs_diff(before);
+            drop(held);
+            (350..450).contains(&grown)
+        };
+        assert!((0..100).any(|_| grows_by_what_is_opened()));
+        assert!(Process::own().cpu_seconds > before.cpu_seconds);
     }
 }

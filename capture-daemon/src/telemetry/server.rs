@@ -89,7 +89,7 @@ impl Telemetry {
     /// # Errors
     /// The address is in use, or the system has no thread to give.
     pub fn serve(&self, address: SocketAddr) -> Result<(), ServeError> {
-        self.start(Pages::All, address)
+        self.start(Pages::All, address).map(drop)
     }
 
     /// Tells health alone at `address`, whatever is going on at the other one.
@@ -97,10 +97,11 @@ impl Telemetry {
     /// # Errors
     /// As [`serve`](Self::serve).
     pub fn serve_health(&self, address: SocketAddr) -> Result<(), ServeError> {
-        self.start(Pages::Health, address)
+        self.start(Pages::Health, address).map(drop)
     }
 
-    fn start(&self, pages: Pages, address: SocketAddr) -> Result<(), ServeError> {
+    /// Begins, and says where: port 0 is any that is free.
+    fn start(&self, pages: Pages, address: SocketAddr) -> Result<SocketAddr, ServeError> {
         let failed = |source| ServeError::Listen { key: pages.key(), address, source };
         let listener = TcpListener::bind(address).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
@@ -121,7 +122,7 @@ impl Telemetry {
             .map_err(ServeError::Thread)?;
         self.inner.served.store(true, Relaxed);
         info!(address = %local, ?pages, "numbers and health are told");
-        Ok(())
+        Ok(local)
     }
 }
 
@@ -202,22 +203,19 @@ fn page(status: StatusCode, content: &'static str, text: String) -> Response<Ful
 mod tests {
     use std::{
         io::{Read as _, Write as _},
-        net::TcpStream,
+        net::{IpAddr, Ipv4Addr, TcpStream},
         time::Instant,
     };
 
     use super::*;
     use crate::{datapath::AttachMode, pulse::Pulse, telemetry::Snapshot};
 
-    /// A port that is free now is free in a moment, too.
-    fn free() -> SocketAddr {
-        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-    }
+    const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
     /// A served agent, and where.
     fn served() -> (Telemetry, SocketAddr) {
-        let (telemetry, address) = (Telemetry::default(), free());
-        telemetry.serve(address).unwrap();
+        let telemetry = Telemetry::default();
+        let address = telemetry.start(Pages::All, ANY).unwrap();
         (telemetry, address)
     }
 
@@ -271,23 +269,31 @@ mod tests {
     #[test]
     fn health_is_told_whatever_becomes_of_the_other_address() {
         let (telemetry, address) = served();
-        let health = free();
-        telemetry.serve_health(health).unwrap();
-        let since = Instant::now();
-        let mut held: Vec<TcpStream> =
-            (0..MOST + MOST / 2).map(|_| TcpStream::connect(address).unwrap()).collect();
-        for stream in &mut held {
-            stream.write_all(b"GET /metrics HTTP/1.1\r\nX-Slow: ").unwrap();
-        }
-        for _ in 0..10 {
-            assert!(get(health, "/healthz").ends_with("ok\n"));
-            assert!(get(health, "/readyz").starts_with("HTTP/1.1 503 "));
-        }
-        assert!(since.elapsed() < PATIENCE / 2, "{:?}", since.elapsed());
+        let health = telemetry.start(Pages::Health, ANY).unwrap();
+        let crowded = || {
+            let mut held: Vec<TcpStream> =
+                (0..MOST + MOST / 2).map(|_| TcpStream::connect(address).unwrap()).collect();
+            for stream in &mut held {
+                stream.write_all(b"GET /metrics HTTP/1.1\r\nX-Slow: ").unwrap();
+            }
+            held
+        };
+        // Whoever had to wait for a place at the other address would wait until its patience ends, each time. A machine
+        // that is busy with something else does not make every time late.
+        let in_time = || {
+            let since = Instant::now();
+            let _held = crowded();
+            for _ in 0..10 {
+                assert!(get(health, "/healthz").ends_with("ok\n"));
+                assert!(get(health, "/readyz").starts_with("HTTP/1.1 503 "));
+            }
+            since.elapsed() < PATIENCE
+        };
+        assert!((0..5).any(|_| in_time()), "health waits for the other address");
         assert!(get(health, "/metrics").starts_with("HTTP/1.1 404 "));
         // Nobody keeps a place for long, and whoever waits gets one.
+        let _held = crowded();
         assert!(get(address, "/metrics").starts_with("HTTP/1.1 200 "));
-        assert!(since.elapsed() < PATIENCE * 3, "answered after {:?}", since.elapsed());
     }
 
     #[test]
