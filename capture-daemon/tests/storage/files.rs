@@ -17,20 +17,22 @@ fn a_quiet_stream_is_in_its_file_within_a_second_without_any_filler() {
     let scratch = Scratch::new();
     let storage = Storage::open(config(&scratch.0.join("data"))).unwrap();
     let mut taker = Taker::new(&storage, "web-0", UNLIMITED);
-    let start = Instant::now();
     let blocks = [packet(1, 108), packet(2, 52), packet(3, 300)];
     for block in &blocks {
         assert_eq!(taker.append(block), Append::Taken);
     }
-    assert_eq!(captures(&taker.directory).len(), 0, "nothing is written for each packet");
+    // By the stream's own clock, which nothing else on the machine holds up: the writers have it after half a second.
+    let start = Instant::now();
+    for tick in 0..5 {
+        assert_eq!(captures(&taker.directory).len(), 0, "nothing is written for each packet");
+        taker.stream.tick(start + tick * Duration::from_millis(100), closing);
+    }
     let whole = [header(), blocks.concat()].concat();
     eventually("written", || {
-        taker.stream.tick(Instant::now(), closing);
         captures(&taker.directory).first().is_some_and(|file| std::fs::read(file).unwrap() == whole)
     });
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     assert_eq!(taker.stream.bytes(), whole.len() as u64);
-    assert_eq!(storage.usage().buffers_used, 0, "nothing waits, so nothing is held");
+    eventually("nothing waits, so nothing is held", || storage.usage().buffers_used == 0);
 
     let closed = taker.close();
     assert_eq!(closed.files(), [[whole, closing(&Default::default())].concat()]);
