@@ -110,6 +110,13 @@ impl Pod {
         Self { inside, outside: RawSocket::open(ifindex), namespace, host, ifindex, _cleanup: cleanup }
     }
 
+    /// How many packets the host's interface took from the pod. A flood may overrun the queue before it: what is lost
+    /// there comes to no tap.
+    pub(crate) fn received(&self) -> u64 {
+        let path = format!("/sys/class/net/{}/statistics/rx_packets", self.host);
+        std::fs::read_to_string(path).unwrap().trim().parse().unwrap()
+    }
+
     /// Runs a command in the pod.
     pub(crate) fn exec(&self, command: &str) -> String {
         run(&format!("ip netns exec {} {command}", self.namespace))

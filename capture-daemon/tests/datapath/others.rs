@@ -3,8 +3,8 @@
 use std::{
     io::Read as _,
     process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
     thread::{self, JoinHandle},
-    time::Duration,
 };
 
 use aya::programs::{
@@ -15,7 +15,7 @@ use capture_daemon::datapath::AttachMode;
 
 use crate::{
     harmless::programs,
-    harness::{Capture, Collector, Pod, RING, modes, run, settings, turn},
+    harness::{Capture, Collector, Pod, RING, modes, run, settings, turn, wait_until},
     packets::noise,
 };
 
@@ -100,7 +100,8 @@ fn a_clsact_filter_of_somebody_else_keeps_seeing_everything() {
 
 struct Tcpdump {
     child: Child,
-    output: JoinHandle<Vec<u8>>,
+    output: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
 }
 
 impl Tcpdump {
@@ -120,30 +121,40 @@ impl Tcpdump {
             said.push(byte[0]);
         }
         let mut stdout = child.stdout.take().unwrap();
-        let output = thread::spawn(move || {
-            let mut output = Vec::new();
-            stdout.read_to_end(&mut output).unwrap();
-            output
+        let output = Arc::new(Mutex::new(Vec::new()));
+        let written = Arc::clone(&output);
+        let reader = thread::spawn(move || {
+            let mut buffer = vec![0; 64 << 10];
+            loop {
+                match stdout.read(&mut buffer).unwrap() {
+                    0 => return,
+                    read => written.lock().unwrap().extend_from_slice(&buffer[..read]),
+                }
+            }
         });
-        Self { child, output }
+        Self { child, output, reader }
     }
 
-    /// Number of packets in its output.
-    fn stop(mut self) -> usize {
-        thread::sleep(Duration::from_millis(500));
+    /// Number of packets in its output, which it has whenever the machine gives it its turn: waits for so many, and ends
+    /// it.
+    fn stop(mut self, expected: u64) -> u64 {
+        wait_until(|| packets(&self.output.lock().unwrap()) >= expected);
         // SAFETY: takes no pointers; the child has not been waited for.
         unsafe { libc::kill(self.child.id() as i32, libc::SIGINT) };
-        let output = self.output.join().unwrap();
+        self.reader.join().unwrap();
         self.child.wait().unwrap();
-        // A pcap file: a header of 24 bytes, then a header of 16 bytes for each packet.
-        let (mut place, mut packets) = (24, 0);
-        while place < output.len() {
-            let captured = u32::from_ne_bytes(output[place + 8..place + 12].try_into().unwrap());
-            place += 16 + captured as usize;
-            packets += 1;
-        }
-        packets
+        packets(&self.output.lock().unwrap())
     }
+}
+
+/// Whole packets of a pcap file: a header of 24 bytes, then a header of 16 bytes for each packet.
+fn packets(output: &[u8]) -> u64 {
+    let (mut place, mut packets) = (24, 0);
+    while let Some(length) = output.get(place + 8..place + 12) {
+        place += 16 + u32::from_ne_bytes(length.try_into().unwrap()) as usize;
+        packets += u64::from(place <= output.len());
+    }
+    packets
 }
 
 #[test]
@@ -156,6 +167,6 @@ fn tcpdump_keeps_seeing_everything() {
         exchange(&pod);
         capture_thrice(&pod, mode);
         exchange(&pod);
-        assert_eq!(tcpdump.stop() as u64, 10 * SENT, "{mode:?}");
+        assert_eq!(tcpdump.stop(10 * SENT), 10 * SENT, "{mode:?}");
     }
 }
