@@ -57,12 +57,13 @@ fn refusals_name_the_part_and_arrive_from_both_sides_of_the_pipe() {
 #[test]
 fn names_that_reach_the_child_are_looked_up_nowhere() {
     // What the scan of words lets pass because it cannot know better.
-    let started = Instant::now();
     for text in ["ip proto no.such.protocol", "type nonesuch", "port nowhere.example.org"] {
+        let started = Instant::now();
         let error = compiler().compile("a", text).expect_err(text);
         assert!(error.is_refusal(), "{text}: {error}");
+        let took = started.elapsed();
+        assert!(took < Duration::from_secs(5), "{text}: a lookup waits for five: {took:?}");
     }
-    assert!(started.elapsed() < Duration::from_secs(3), "a lookup waits for five: {:?}", started.elapsed());
 }
 
 #[test]
@@ -114,7 +115,10 @@ fn a_child_that_hangs_is_killed_and_leaves_no_zombie() {
     let error = compiler.compile("a", "tcp").expect_err("no answer");
     assert!(error.to_string().contains("longer than 5 s") && !error.is_refusal(), "{error}");
     let took = started.elapsed();
-    assert!(took > Duration::from_millis(4900) && took < Duration::from_millis(8000), "{took:?}");
+    assert!(
+        took > Duration::from_millis(4900) && took < Duration::from_secs(25),
+        "not for as long as it wants: {took:?}"
+    );
     assert!(no_child_is_left());
 }
 
