@@ -32,12 +32,11 @@ impl Changes {
 mod tests {
     use std::collections::BTreeMap;
 
-    use capture_api::{Caps, Defaults, Refusal, RequestKind, from_annotations, keys};
+    use capture_api::{Caps, Defaults, Refusal, from_annotations, keys};
     use jiff::Timestamp;
 
     use super::*;
-    use crate::pods::Place;
-    use crate::session::wanted::{Allowance, PodRef, RequestId, RequestRef};
+    use crate::requests::test_wanted;
 
     fn wanted(pod: &str, filter: Result<&str, Refusal>) -> Wanted {
         let settings = filter.map(|filter| {
@@ -46,29 +45,7 @@ mod tests {
                 .unwrap()
                 .0
         });
-        Wanted {
-            key: RunKey { namespace: "n".into(), request: RequestId::Label, pod_uid: pod.into() },
-            pod: PodRef {
-                namespace: "n".into(),
-                namespace_uid: String::new(),
-                name: pod.into(),
-                uid: pod.into(),
-                labels: BTreeMap::new(),
-                addresses: Vec::new(),
-                place: Some(Place::Interface("veth0".into())),
-            },
-            request: RequestRef {
-                kind: RequestKind::Label,
-                name: None,
-                uid: pod.into(),
-                accepted: Timestamp::UNIX_EPOCH,
-            },
-            settings,
-            caps: Caps::default(),
-            notes: Vec::new(),
-            forbidden: None,
-            allowance: Allowance { at_once: 4, per_hour: None },
-        }
+        test_wanted::wanted(pod, None, Timestamp::UNIX_EPOCH, settings)
     }
 
     fn state(all: &[&Wanted]) -> BTreeMap<RunKey, Wanted> {

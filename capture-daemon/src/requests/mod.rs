@@ -12,3 +12,5 @@ pub mod manifests;
 pub mod status_dir;
 #[cfg(test)]
 pub(crate) mod test_dir;
+#[cfg(test)]
+mod test_wanted;

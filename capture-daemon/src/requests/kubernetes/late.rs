@@ -81,11 +81,11 @@ fn too_late(end: Timestamp, clock: Timestamp) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use capture_api::{Caps, Defaults, RequestKind, from_spec};
+    use capture_api::{Caps, Defaults, from_spec};
     use serde_json::json;
 
     use super::*;
-    use crate::session::wanted::{Allowance, PodRef, RequestId, RequestRef};
+    use crate::requests::test_wanted;
 
     /// A run of a capture made at 10:00:00 of so many seconds.
     fn wanted(capture: &str, seconds: u32) -> BTreeMap<RunKey, Wanted> {
@@ -93,32 +93,9 @@ mod tests {
         let spec =
             serde_json::from_value(json!({"podNames": ["web"], "duration": format!("{seconds}s")})).unwrap();
         let settings = from_spec(&spec, accepted, &Defaults::default(), &Caps::default());
-        let request = RequestId::PacketCapture(capture.into());
-        let key = RunKey { namespace: "team-a".into(), request, pod_uid: "uid-web".into() };
-        let wanted = Wanted {
-            key: key.clone(),
-            pod: PodRef {
-                namespace: "team-a".into(),
-                namespace_uid: "uid-team-a".into(),
-                name: "web".into(),
-                uid: "uid-web".into(),
-                labels: BTreeMap::new(),
-                addresses: Vec::new(),
-                place: None,
-            },
-            request: RequestRef {
-                kind: RequestKind::PacketCapture,
-                name: Some(capture.into()),
-                uid: capture.into(),
-                accepted,
-            },
-            settings: settings.map(|(settings, _)| settings),
-            caps: Caps::default(),
-            notes: Vec::new(),
-            forbidden: None,
-            allowance: Allowance { at_once: 4, per_hour: None },
-        };
-        [(key, wanted)].into()
+        let settings = settings.map(|(settings, _)| settings);
+        let wanted = test_wanted::wanted("web", Some(capture), accepted, settings);
+        [(wanted.key.clone(), wanted)].into()
     }
 
     fn judged(
