@@ -21,10 +21,14 @@ pub const FLAG_OUTBOUND: u32 = 2;
 /// VLAN tag (4), rounded up to the block's padding. A larger (BIG TCP) packet is cut here and counted as truncated.
 pub const MAX_CAPTURED: u32 = padded(65_535 + 14 + 4);
 
-/// Sizes that a ring record can have, in bytes. The verifier wants a constant for each reservation.
+/// Sizes of the blocks that ring records are made for, in bytes. The verifier wants a constant for each reservation.
 pub const CLASSES: [u32; 8] = [128, 256, 512, 1024, 1600, 4096, 16_384, LARGEST_CLASS];
 /// The last of [`CLASSES`]: the largest packet with its block.
 pub const LARGEST_CLASS: u32 = MAX_CAPTURED + BLOCK_OVERHEAD;
+
+/// Bytes of a record beyond its class, which the verifier wants: after rounding up to 4 it takes a length for up to 3
+/// bytes longer than it can be, and a VLAN tag for up to 7 bytes. A block may reach into them with its tag.
+pub const RECORD_SLACK: u32 = 3 + 7;
 
 /// `bytes` rounded up to pcapng's padding of 4.
 #[must_use]

@@ -9,7 +9,7 @@ mod settings;
 
 pub use block::{
     BLOCK_OVERHEAD, CLASSES, DATA_OFFSET, EPB_TYPE, FLAG_INBOUND, FLAG_OUTBOUND, LARGEST_CLASS, MAX_CAPTURED,
-    padded,
+    RECORD_SLACK, padded,
 };
 pub use counters::{Direction, DirectionCounters};
 pub use settings::{DIRECTION_BOTH, DIRECTION_FROM_POD, DIRECTION_TO_POD, TapControl, TapSettings};

@@ -13,8 +13,8 @@ const TAG: u64 = 4;
 #[derive(Clone, Copy)]
 pub(crate) struct Frame {
     pub(crate) skb: *mut __sk_buff,
-    /// 4 when there is a tag beside the packet, else 0.
-    tag_length: u64,
+    /// 1 when there is a tag beside the packet, else 0.
+    tagged: u64,
 }
 
 impl Frame {
@@ -23,49 +23,74 @@ impl Frame {
         // SAFETY: the caller passes the program's context.
         let tagged = unsafe { (*skb).vlan_present };
         // Without a branch: the verifier would follow all the rest twice.
-        Self { skb, tag_length: opaque(u64::from(tagged & 1)) * TAG }
+        Self { skb, tagged: opaque(u64::from(tagged & 1)) }
     }
 
     /// Length on the wire, tag included.
     #[inline(always)]
     pub(crate) fn wire_length(self) -> u64 {
         // SAFETY: `skb` is the program's context.
-        u64::from(unsafe { (*self.skb).len }) + self.tag_length
+        u64::from(unsafe { (*self.skb).len }) + self.tagged * TAG
     }
 
     /// What `bytes` of the packet without its tag are with it. Only for lengths beyond the addresses.
     #[inline(always)]
     pub(crate) fn with_tag(self, bytes: u64) -> u64 {
-        bytes + self.tag_length
+        bytes + self.tagged * TAG
     }
 
-    /// Copies the frame's first `last + 1` bytes. False if the packet is shorter.
+    /// The tag of a frame that is cut to `captured` bytes.
     #[inline(always)]
-    pub(crate) unsafe fn copy(self, to: *mut u8, last: u64) -> bool {
-        // SAFETY: the caller vouches for `last + 1` bytes of room, and for 16 in any case.
-        unsafe {
-            if self.tag_length == 0 || last < ADDRESSES {
-                return load(self.skb, 0, to, last + 1);
-            }
-            if !load(self.skb, 0, to, ADDRESSES) {
-                return false;
-            }
-            to.add(ADDRESSES as usize).cast::<u32>().write(self.tag(last));
-            // Signed, so that verifiers see both bounds.
-            let rest = opaque(last.wrapping_sub(ADDRESSES + TAG));
-            rest.cast_signed() < 0 || load(self.skb, ADDRESSES, to.add((ADDRESSES + TAG) as usize), rest + 1)
-        }
-    }
-
-    /// The tag as it is on the wire, of which what lies beyond byte `last` of the frame is zero.
-    #[inline(always)]
-    fn tag(self, last: u64) -> u32 {
+    pub(crate) fn tag(self, captured: u64) -> Tag {
+        let reached = captured.saturating_sub(ADDRESSES);
+        let length = forget(reached.min(TAG) & self.tagged.wrapping_neg());
         // SAFETY: `skb` is the program's context.
         let (protocol, control) = unsafe { ((*self.skb).vlan_proto, (*self.skb).vlan_tci) };
-        let tag = (protocol & 0xffff) | u32::from((control as u16).to_be()) << 16;
-        let end = ADDRESSES + TAG - 1;
-        let missing = end - if last < end { last } else { end };
-        tag & (u32::MAX >> (8 * missing))
+        let word = (protocol & 0xffff) | u32::from((control as u16).to_be()) << 16;
+        let cut = settle(u64::from(word & !(u64::MAX << (8 * length)) as u32));
+        Tag { length: length & Tag::MASK, word: cut as u32 }
+    }
+
+    /// Copies the packet's first `last + 1` bytes, with the tag where it belongs. False if the packet is shorter.
+    #[inline(always)]
+    pub(crate) unsafe fn copy(self, to: *mut u8, last: u64, tag: Tag) -> bool {
+        // SAFETY: the caller vouches for room for both, and for 16 bytes in any case.
+        unsafe {
+            // What comes behind a whole tag is where it belongs then.
+            if !load(self.skb, 0, to.add((tag.length & TAG) as usize), last + 1) {
+                return false;
+            }
+            if tag.length != 0 {
+                let words = to.cast::<u32>();
+                if tag.length & TAG != 0 {
+                    words.write(words.add(1).read());
+                    words.add(1).write(words.add(2).read());
+                    words.add(2).write(words.add(3).read());
+                }
+                words.add(3).write(tag.word);
+            }
+        }
+        true
+    }
+}
+
+/// The part of a VLAN tag that a frame of some length holds.
+#[derive(Clone, Copy)]
+pub(crate) struct Tag {
+    /// Bytes of it, at most 4.
+    length: u64,
+    /// The tag as it is on the wire; what is beyond `length` is zero.
+    word: u32,
+}
+
+impl Tag {
+    /// What the verifier knows of a tag's length.
+    pub(crate) const MASK: u64 = 7;
+
+    /// Bytes of the frame that are the tag's.
+    #[inline(always)]
+    pub(crate) const fn length(self) -> u64 {
+        self.length
     }
 }
 
@@ -88,6 +113,15 @@ pub(crate) fn opaque(number: u64) -> u64 {
     let mut same = number;
     // SAFETY: no effect. Not empty, since that breaks BTF's line information.
     unsafe { asm!("{0} = {0}", inout(reg) same, options(pure, nomem, nostack)) };
+    same
+}
+
+/// The same number, worked out here: the compiler cannot put that off.
+#[inline(always)]
+pub(crate) fn settle(number: u64) -> u64 {
+    let mut same = number;
+    // SAFETY: no effect, which the compiler is not told.
+    unsafe { asm!("{0} = {0}", inout(reg) same, options(nostack)) };
     same
 }
 

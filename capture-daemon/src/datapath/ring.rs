@@ -11,7 +11,7 @@ use std::{
     sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
-use capture_common::{BLOCK_OVERHEAD, EPB_TYPE, LARGEST_CLASS};
+use capture_common::{BLOCK_OVERHEAD, EPB_TYPE, LARGEST_CLASS, RECORD_SLACK};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::DatapathError;
@@ -22,8 +22,8 @@ const BUSY: u32 = 1 << 31;
 const DISCARDED: u32 = 1 << 30;
 /// Bytes before each record.
 const HEADER: u64 = 8;
-/// The longest record of podtap's kernel programs: its header, and a block with up to 3 bytes more, rounded up.
-const LONGEST: u64 = (HEADER + LARGEST_CLASS as u64 + 3).next_multiple_of(8);
+/// The longest record of podtap's kernel programs, with its header, rounded up.
+const LONGEST: u64 = (HEADER + (LARGEST_CLASS + RECORD_SLACK) as u64).next_multiple_of(8);
 /// Give room back to the kernel at least after this many bytes.
 const FREE_EVERY: u64 = 128 << 10;
 
