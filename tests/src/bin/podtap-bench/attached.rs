@@ -6,19 +6,36 @@ use anyhow::{Context as _, Result};
 
 use crate::bpf;
 
-/// How many of these interfaces are tapped in both directions: by two tcx links or a packet socket.
-pub(crate) fn by_any_way(interfaces: &HashSet<u32>) -> Result<usize> {
-    kinds(interfaces).map(|(links, sockets)| links / 2 + sockets)
+/// Counts taps as they are attached, without getting in their way: to ask of each tcx link where it is takes the lock of all
+/// network configuration, which attaching waits for. So all that are new count as the agent's.
+pub(crate) struct Newly {
+    links_before: usize,
+}
+
+impl Newly {
+    /// From now on.
+    pub(crate) fn from_now() -> Self {
+        Self { links_before: bpf::links() }
+    }
+
+    /// How many of these interfaces are tapped in both directions: by two tcx links or a packet socket.
+    pub(crate) fn tapped(&self, interfaces: &HashSet<u32>) -> Result<usize> {
+        Ok(bpf::links().saturating_sub(self.links_before) / 2 + sockets(interfaces)?)
+    }
 }
 
 /// tcx links, and packet sockets, on these interfaces.
 pub(crate) fn kinds(interfaces: &HashSet<u32>) -> Result<(usize, usize)> {
     let links = bpf::tcx_links().into_iter().filter(|interface| interfaces.contains(interface)).count();
+    Ok((links, sockets(interfaces)?))
+}
+
+fn sockets(interfaces: &HashSet<u32>) -> Result<usize> {
     let sockets = std::fs::read_to_string("/proc/net/packet").context("/proc/net/packet")?;
     // sk RefCnt Type Proto Iface R Rmem User Inode
     let bound = sockets.lines().skip(1).filter(|line| {
         let interface = line.split_whitespace().nth(4).and_then(|word| word.parse().ok());
         interface.is_some_and(|interface: u32| interfaces.contains(&interface))
     });
-    Ok((links, bound.count()))
+    Ok(bound.count())
 }

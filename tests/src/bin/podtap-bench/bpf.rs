@@ -126,6 +126,11 @@ fn tcx() -> impl Iterator<Item = (u32, u32)> {
     })
 }
 
+/// How many BPF links there are, of any kind.
+pub(crate) fn links() -> usize {
+    ids(bpf_cmd::BPF_LINK_GET_NEXT_ID).count()
+}
+
 /// Interface of each tcx link there is; an interface with programs in both directions is there twice.
 pub(crate) fn tcx_links() -> Vec<u32> {
     tcx().map(|(interface, _)| interface).collect()

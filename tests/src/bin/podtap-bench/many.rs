@@ -11,6 +11,7 @@ use podtap_tests::manifest;
 use podtap_tests::memory;
 use podtap_tests::pods::{Pod, Pods};
 
+use crate::attached::Newly;
 use crate::bench::Bench;
 use crate::bpf::{Before, EmptyProgram, Hook};
 use crate::kernel_cost::index;
@@ -18,7 +19,7 @@ use crate::netlink::Links;
 use crate::report::{Judged, Measure, Row, Target};
 use crate::stats::Values;
 use crate::tool::Tool;
-use crate::{attached, cpu, flood};
+use crate::{cpu, flood};
 
 const PODS: usize = 250;
 /// Pods whose attachment by a bare loop is timed; the floor of all follows from it.
@@ -177,13 +178,14 @@ fn label_all(
     manifests: &[(String, serde_json::Value)],
     interfaces: &HashSet<u32>,
 ) -> Result<(f64, String)> {
+    let newly = Newly::from_now();
     let start = Instant::now();
     for (file, pod) in manifests {
         agent.apply(file, pod)?;
     }
     let deadline = start + Duration::from_secs(120);
     // A socket takes both directions, tcx has a link for each.
-    while attached::by_any_way(interfaces)? < interfaces.len() {
+    while newly.tapped(interfaces)? < interfaces.len() {
         ensure!(Instant::now() < deadline && agent.process().running(), "not all attached:\n{}", agent.log());
         thread::sleep(Duration::from_millis(10));
     }
