@@ -452,11 +452,15 @@ impl Engine {
                 }
             };
             let delivered = session.progress.delivered();
-            // Files end with what was last told here, and tell of loss.
-            self.node.consumer.statistics(info.id, now);
+            let told = now != session.live || session.run.delivered != delivered;
+            // Files end with what was last told here, and tell of loss. Where nothing moved there is no news, and each
+            // telling wakes the consumer.
+            if told {
+                self.node.consumer.statistics(info.id, now);
+            }
             session.live = now;
             session.compare(&self.node.finder, false);
-            if before != session.counted() || session.run.delivered != delivered {
+            if told || before != session.counted() {
                 session.run.delivered = delivered;
                 session.moved = true;
                 // A change of state that could not be shown is tried again; counters will be with the next ones.
