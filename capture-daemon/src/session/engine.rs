@@ -26,7 +26,7 @@ use crate::{
     datapath::Tap,
     pods::LinkEvent,
     pulse::Pulse,
-    storage::{Recovered, RunDir, StorageError, StorageEvent},
+    storage::{Left, Recovered, RunDir, StorageError, StorageEvent},
 };
 
 /// How often windows, retention and the like are looked at.
@@ -35,6 +35,9 @@ const TICK: Duration = Duration::from_millis(100);
 const REPORT: Duration = Duration::from_secs(1);
 /// How often `run.json` is written while nothing but counters change.
 const SAVE: Duration = Duration::from_secs(10);
+/// So many files that are to be mended are held open until then, more than runs have streams. What was in one that is
+/// deleted before is not known otherwise.
+const HELD: usize = 1000;
 /// How long files may take to be closed when the agent ends.
 const CLOSE: Duration = Duration::from_millis(4500);
 
@@ -137,14 +140,21 @@ impl Engine {
             reported: now,
             saved: now,
         };
-        let mut broken = Vec::new();
+        let (mut broken, mut held) = (Vec::new(), 0);
         for dir in engine.node.storage.runs()? {
             match Run::left_in(&dir) {
                 Ok(run) => {
                     let id = engine.insert(run, dir.clone(), None);
                     let open = engine.sessions.get(&id).map_or(&[][..], |session| &session.mending);
-                    if !open.is_empty() {
-                        broken.push((id, dir, open.to_vec()));
+                    // Before anything can be deleted, so that its packets count all the same.
+                    let hold = |name: &String| {
+                        let left = if held < HELD { dir.left(name).ok().flatten() } else { None };
+                        held += usize::from(left.is_some());
+                        (name.clone(), left)
+                    };
+                    let files: Vec<(String, Option<Left>)> = open.iter().map(hold).collect();
+                    if !files.is_empty() {
+                        broken.push((id, dir, files));
                     }
                 }
                 Err(Unreadable::Damaged(error)) => {
@@ -161,12 +171,12 @@ impl Engine {
         thread::Builder::new()
             .name("recovery".into())
             .spawn(move || {
-                for (session, dir, open) in broken {
-                    let mend = |name: String| {
-                        let recovered = dir.recover(&name);
+                for (session, dir, files) in broken {
+                    let mend = |(name, left): (String, Option<Left>)| {
+                        let recovered = left.map_or_else(|| dir.recover(&name), Left::recover);
                         (name, recovered)
                     };
-                    let files = open.into_iter().map(mend).collect();
+                    let files = files.into_iter().map(mend).collect();
                     let _ = answers.send(Event::Mended { session, files });
                 }
             })

@@ -30,7 +30,7 @@ pub use error::StorageError;
 pub use event::{FileSummary, StorageEvent, StorageFailure};
 pub use names::FileName;
 pub use node::{Storage, StorageConfig, Usage};
-pub use recovery::{FileInfo, Recovered};
+pub use recovery::{FileInfo, Left, Recovered};
 pub use run::RunDir;
 pub use spec::{Append, Rotation, StreamSpec};
 pub use stream::FileStream;

@@ -5,8 +5,12 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt as _};
 
-use rustix::fs::{Advice, fadvise};
+use rustix::{
+    fs::{Advice, Mode, OFlags, fadvise, fstat},
+    io::Errno,
+};
 
+use super::{FileName, RunDir, StorageError, directory::open_below};
 use crate::pcapng::{is_packet, is_section_start, whole_block};
 
 /// Bytes read at once; more than the largest block has.
@@ -38,8 +42,49 @@ pub enum Recovered {
     Missing,
 }
 
+/// A file that an agent left behind when it died, held: what is in it can be counted even when it is deleted meanwhile.
+#[derive(Debug)]
+pub struct Left {
+    run: RunDir,
+    file: File,
+    info: FileInfo,
+}
+
+impl Left {
+    /// Opens the capture file of that name; nothing when there is none.
+    pub(super) fn open(run: &RunDir, name: &str) -> Result<Option<Self>, StorageError> {
+        let Some(FileName { sequence, .. }) = FileName::parse(name) else { return Ok(None) };
+        let file = match open_below(run.as_fd(), name, OFlags::RDWR | OFlags::NONBLOCK, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(error) => return Err(run.failed("open", name, error)),
+        };
+        let bytes = file.metadata().map_err(|error| run.failed("stat", name, error))?.len();
+        let info = FileInfo { name: name.to_owned(), sequence, bytes, packets: None, cut: 0 };
+        Ok(Some(Self { run: run.clone(), file, info }))
+    }
+
+    /// As [`RunDir::recover`]. Of a file that was deleted meanwhile, how much was in it.
+    ///
+    /// # Errors
+    /// When the file cannot be read or cut.
+    pub fn recover(self) -> Result<Recovered, StorageError> {
+        let Self { run, file, mut info } = self;
+        recover(&file, &mut info).map_err(|error| run.failed("recover", &info.name, error))?;
+        // Whoever deleted it has given all of its bytes back.
+        if fstat(&file).is_ok_and(|status| status.st_nlink > 0) {
+            run.account().changed(info.cut, 0);
+        }
+        if info.packets == Some(0) {
+            run.remove_file(&info.name)?;
+            return Ok(Recovered::Empty);
+        }
+        Ok(Recovered::Whole(info))
+    }
+}
+
 /// Walks over a file's blocks, cuts off what follows the last whole one, and counts packets.
-pub(super) fn recover(file: &File, info: &mut FileInfo) -> io::Result<()> {
+fn recover(file: &File, info: &mut FileInfo) -> io::Result<()> {
     let (end, packets) = walk(file)?;
     info.packets = Some(packets);
     if end < info.bytes {

@@ -15,11 +15,10 @@ use rustix::{
 };
 
 use super::{
-    FileInfo, FileName, StorageError,
+    FileInfo, FileName, Left, Recovered, StorageError,
     accounts::{Account, Accounts},
     directory::{DataDir, list, open_below, size_of, subdirectory},
     names,
-    recovery::{self, Recovered},
 };
 
 /// The truth about a run; what it says is not storage's business.
@@ -254,22 +253,20 @@ impl RunDir {
     ///
     /// It is read from its start and cut after its last whole block; one that holds no packet is removed. New streams and
     /// their rotation may go on meanwhile. Slow for a large file (it reads it), so not for the engine's thread.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, read or cut.
     pub fn recover(&self, name: &str) -> Result<Recovered, StorageError> {
-        let Some(FileName { sequence, .. }) = FileName::parse(name) else { return Ok(Recovered::Missing) };
-        let file = match open_below(self.as_fd(), name, OFlags::RDWR | OFlags::NONBLOCK, Mode::empty()) {
-            Ok(file) => File::from(file),
-            Err(Errno::NOENT) => return Ok(Recovered::Missing),
-            Err(error) => return Err(self.failed("open", name, error)),
-        };
-        let bytes = file.metadata().map_err(|error| self.failed("stat", name, error))?.len();
-        let mut info = FileInfo { name: name.to_owned(), sequence, bytes, packets: None, cut: 0 };
-        recovery::recover(&file, &mut info).map_err(|error| self.failed("recover", name, error))?;
-        self.inner.account.changed(info.cut, 0);
-        if info.packets == Some(0) {
-            self.remove_file(name)?;
-            return Ok(Recovered::Empty);
-        }
-        Ok(Recovered::Whole(info))
+        self.left(name)?.map_or(Ok(Recovered::Missing), Left::recover)
+    }
+
+    /// Holds such a file until there is time to [`recover`](Left::recover) it; nothing when there is none. A file
+    /// descriptor each.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn left(&self, name: &str) -> Result<Option<Left>, StorageError> {
+        Left::open(self, name)
     }
 
     /// Removes what an agent that died was about to make. Only while nothing is written here.

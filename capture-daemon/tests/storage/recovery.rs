@@ -4,7 +4,7 @@ use std::fs;
 
 use capture_daemon::{
     pcapng::{is_packet, whole_block},
-    storage::{Append, FileInfo, Recovered, RunDir, Storage},
+    storage::{Append, FileInfo, Recovered, Rotation, RunDir, Storage},
 };
 
 use crate::support::{
@@ -94,6 +94,30 @@ fn a_damaged_end_is_cut_off_after_the_last_whole_block() {
         // Not more than one block was lost besides the damage.
         assert!(round % 4 == 3 || mended.len() + 65_592 >= at, "{} {at}", mended.len());
     }
+}
+
+#[test]
+fn what_is_held_is_counted_though_rotation_deletes_it_before_it_is_mended() {
+    let scratch = Scratch::new();
+    let storage = Storage::open(config(&scratch.0)).unwrap();
+    let (run, bytes, path) = written(&storage);
+    drop((run, storage));
+    // Half a block at its end.
+    fs::write(&path, &bytes[..bytes.len() - 4]).unwrap();
+    let storage = Storage::open(config(&scratch.0)).unwrap();
+    let run = storage.run_dir("shop", "web-0").unwrap();
+    let left = run.left(&name(&path)).unwrap().unwrap();
+    let keep = Rotation { files: Some(1), ..UNLIMITED };
+    let mut taker = Taker::of(&storage, &run, keep);
+    assert_eq!(taker.append(&packet(COUNT, 100)), Append::Taken);
+    let later = taker.close();
+    assert!(!path.exists(), "rotation kept the newest only");
+    let Recovered::Whole(file) = left.recover().unwrap() else { panic!("it is gone") };
+    assert_eq!((file.packets, file.name), (Some(COUNT), name(&path)));
+    assert!(file.cut > 0);
+    assert!(run.left(&name(&path)).unwrap().is_none());
+    // What was cut off a deleted file has not been given back twice.
+    assert_eq!(storage.usage().used, fs::metadata(&captures(&later.directory)[0]).unwrap().len());
 }
 
 #[test]

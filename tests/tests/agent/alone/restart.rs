@@ -1,15 +1,21 @@
 //! An agent that ends and begins again.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use podtap_tests::agent::{ATTACHED, Agent, SOON};
 use podtap_tests::attached::Attached;
-use podtap_tests::manifest::{labelled, pod};
+use podtap_tests::manifest::{labelled, packet_capture, pod};
 use podtap_tests::pods::Pods;
 use podtap_tests::process::{is_slow_machine, program};
 use podtap_tests::tools::agree;
 use podtap_tests::traffic::{Flood, sink};
+use serde_json::json;
 
 #[test]
 #[ignore = "needs root: cargo xtask test --kernel"]
@@ -110,6 +116,69 @@ fn a_withdrawn_run_that_a_killed_agent_could_not_end_is_over_and_holds_no_place(
         })
         .unwrap();
     assert_eq!(record.numbers(9000).unwrap().len(), 10);
+}
+
+/// Makes a capture file longer by blocks without a packet: it takes long to read, and hardly any room on the disk.
+fn lengthen(file: &Path, bytes: u64) {
+    const LENGTH: u32 = 256 << 10;
+    /// A statistics block.
+    const HEAD: [u32; 2] = [5, LENGTH];
+    let file = OpenOptions::new().write(true).open(file).unwrap();
+    let mut at = file.metadata().unwrap().len();
+    let end = at + bytes;
+    while at < end {
+        file.write_all_at(&HEAD.map(u32::to_le_bytes).concat(), at).unwrap();
+        at += u64::from(LENGTH);
+        file.write_all_at(&LENGTH.to_le_bytes(), at - 4).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test --kernel"]
+fn packets_of_a_file_that_is_deleted_before_it_could_be_mended_count() {
+    let pods = Pods::with(&["a", "b"]).unwrap();
+    let (a, b) = (pods.pod("a"), pods.pod("b"));
+    let _sink = sink(b, 9000).unwrap();
+    let mut agent = Agent::start_with("deleted", "caps: {bytes: 100Gi}\n", &[]).unwrap();
+    agent.apply("a.yaml", &pod(a)).unwrap();
+    let captures = ["one", "two"];
+    for name in captures {
+        let spec = json!({
+            "podNames": ["a"], "filter": "udp port 9000", "limits": {"bytes": "100Gi"}, "rotation": {"files": 1},
+        });
+        agent.apply(&format!("{name}.yaml"), &packet_capture(name, spec)).unwrap();
+        agent.wait_capture(name, &ATTACHED).unwrap();
+    }
+    Flood::new(a, b, 9000, 100).run().unwrap();
+    // All of it is on disk after a second.
+    std::thread::sleep(Duration::from_millis(1100));
+    agent.kill();
+    // One is mended after the other, so the second is deleted before its turn comes.
+    let before = captures.map(|name| {
+        let record = agent.wait_capture(name, &["Capturing"]).unwrap();
+        let [file] = &record.files()[..] else { panic!("{:?}", record.files()) };
+        lengthen(file, 3 << 30);
+        (file.clone(), file.metadata().unwrap().len())
+    });
+    agent.start_again().unwrap();
+    for name in captures {
+        agent.wait_capture(name, &ATTACHED).unwrap();
+    }
+    Flood::new(a, b, 9000, 50).run().unwrap();
+    for (name, (old, length)) in captures.into_iter().zip(before) {
+        let what = format!("all packets of {name} to count");
+        let record = agent
+            .wait(&what, SOON, |records| {
+                let record = records.iter().find(|record| record.capture() == name)?;
+                (record.packets() == 150).then(|| record.clone())
+            })
+            .unwrap();
+        assert!(!old.exists(), "only the newest file is kept");
+        assert_eq!(record.numbers(9000).unwrap(), (0..50).collect::<Vec<u64>>());
+        let run = std::fs::read(record.directory().join("run.json")).unwrap();
+        let run: serde_json::Value = serde_json::from_slice(&run).unwrap();
+        assert_eq!(run["bytesNotListed"], length, "{run:#}");
+    }
 }
 
 #[test]
