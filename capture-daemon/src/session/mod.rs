@@ -18,13 +18,13 @@
 //!
 //! Who follows a capture opens, in this order:
 //!
-//! - `wanted`, what is asked for, and `engine`, which makes a session of it and calls it at each event;
-//! - `goal` and `phase`, what it should do and what it does, and `step` below, which brings the two together;
+//! - `wanted`, what is asked for; `engine`, which calls sessions at each event, and its `admission`, which makes them;
+//! - `goal` and `phase`, what one should do and what it does, and `step` below, which brings the two together;
 //! - `interface`, how its pod's interface is found (`hunt` and `provisional`: before anybody knows whose it is);
 //! - `node`, which has taps made and attached by `workers`, and `answers`, what becomes of the session then;
 //! - `sink`, where packets go from the ring, and `files` and `progress`, what is known of them there;
-//! - `change`, what a changed request does to it; `ending`, how it ends; `shown` and `record`, what users see;
-//! - `retention`, when it is forgotten.
+//! - `change`, what a changed request does to it; `shown` and `record`, what users see; `ending`, how it ends;
+//! - of `engine`: `report`, what of it is kept meanwhile, and `retention`, when it is forgotten.
 
 mod answers;
 mod budget;
@@ -40,10 +40,7 @@ mod node;
 mod phase;
 mod progress;
 mod provisional;
-mod publish;
 mod record;
-mod refusals;
-mod retention;
 mod run;
 mod shown;
 mod sink;
@@ -69,11 +66,10 @@ use self::{
     bypass::{Bypass, Comparison},
     change::Change,
     ending::{Ending, withdrawn},
+    engine::Told,
     goal::Goal,
     phase::{Phase, TapInfo},
     progress::{Progress, UNLIMITED},
-    publish::Told,
-    sink::Limit,
     wanted::Wanted,
 };
 use crate::{

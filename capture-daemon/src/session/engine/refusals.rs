@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use capture_api::{Refusal, RunState};
 use tracing::warn;
 
-use super::{
+use super::Engine;
+use crate::session::{
     Session, SessionId,
-    engine::Engine,
     wanted::{RequestId, RunKey, Wanted},
 };
 

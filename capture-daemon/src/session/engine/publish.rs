@@ -1,14 +1,15 @@
 //! What sessions tell for metrics, once a second.
 
-use super::{Engine, Phase, Session, progress::Delivered};
+use super::Engine;
 use crate::{
-    datapath::AttachMode,
+    datapath::{AttachMode, Counters},
+    session::{Phase, Run, Session, progress::Delivered},
     telemetry::snapshot::{Counts, Snapshot, Taps},
 };
 
 /// What of a run has been told. It begins with what an earlier agent counted: metrics are this agent's.
 #[derive(Debug)]
-pub(super) struct Told {
+pub(in crate::session) struct Told {
     counts: Counts,
     /// The run is over, and all of it has been told.
     settled: bool,
@@ -16,12 +17,12 @@ pub(super) struct Told {
 
 impl Told {
     /// Nothing of a run that is about to become a session.
-    pub(super) fn before(run: &super::Run) -> Self {
+    pub(in crate::session) fn before(run: &Run) -> Self {
         Self { counts: counts(run, &run.counted, run.delivered), settled: false }
     }
 
     /// Packets and bytes were found, or found missing, in files of an earlier agent.
-    pub(super) fn mended(&mut self, before: (u64, u64), after: (u64, u64)) {
+    pub(in crate::session) fn mended(&mut self, before: (u64, u64), after: (u64, u64)) {
         let moved = |told: &mut u64, before: u64, after: u64| {
             *told = told.saturating_add(after).saturating_sub(before);
         };
@@ -30,7 +31,7 @@ impl Told {
     }
 }
 
-fn counts(run: &super::Run, counted: &crate::datapath::Counters, delivered: Delivered) -> Counts {
+fn counts(run: &Run, counted: &Counters, delivered: Delivered) -> Counts {
     Counts {
         from_pod: counted.from_pod,
         to_pod: counted.to_pod,

@@ -7,8 +7,11 @@ use capture_api::GoDuration;
 use jiff::{SignedDuration, Timestamp};
 use tracing::{info, warn};
 
-use super::{Engine, Session, record::Records};
-use crate::storage::{RunDir, StorageError};
+use super::Engine;
+use crate::{
+    session::{Session, record::Records},
+    storage::{RunDir, StorageError},
+};
 
 /// How long a run is kept that was refused before it had settings.
 const WITHOUT_SETTINGS: GoDuration = GoDuration::from_secs(3600);
