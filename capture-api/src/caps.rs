@@ -134,6 +134,27 @@ pub struct CapsSpec {
     pub retention: Option<String>,
 }
 
+impl CapsSpec {
+    /// The first of these caps that leaves nothing to capture.
+    #[must_use]
+    pub fn nothing(&self) -> Option<&'static str> {
+        let zero = |amount: &Option<Amount>| amount.as_ref().is_some_and(|amount| amount.value() == Ok(0));
+        let no_time = self.duration.as_deref().is_some_and(|text| text.parse() == Ok(GoDuration::default()));
+        [
+            ("duration", no_time),
+            ("bytes", zero(&self.bytes)),
+            ("packets", zero(&self.packets)),
+            ("snapLength", zero(&self.snap_length)),
+            ("packetsPerSecond", zero(&self.packets_per_second)),
+            ("bytesPerSecond", zero(&self.bytes_per_second)),
+            ("captures", zero(&self.captures)),
+            ("capturesPerHour", zero(&self.captures_per_hour)),
+        ]
+        .into_iter()
+        .find_map(|(field, zero)| zero.then_some(field))
+    }
+}
+
 impl Caps {
     /// The caps that follow from `specs`: the tightest of each, and `fallback`'s where none names it.
     ///

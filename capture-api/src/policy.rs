@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::core::{Selector, SelectorExt};
 use serde_json::Value;
 
-use crate::{Amount, Caps, CapturePolicySpec, GoDuration, Refusal, keys, reasons, strict};
+use crate::{Caps, CapturePolicySpec, Refusal, keys, reasons, strict};
 
 /// A CapturePolicy as an agent knows it.
 #[derive(Clone, Debug)]
@@ -76,25 +76,6 @@ impl Policy {
     fn concerns(&self, labels: &BTreeMap<String, String>) -> bool {
         self.selector.as_ref().is_ok_and(|selector| selector.matches(labels))
     }
-
-    /// The first of its caps that leaves nothing to capture.
-    fn nothing(&self) -> Option<&'static str> {
-        let caps = &self.spec.as_ref().ok()?.caps;
-        let zero = |amount: &Option<Amount>| amount.as_ref().is_some_and(|amount| amount.value() == Ok(0));
-        let no_time = caps.duration.as_deref().is_some_and(|text| text.parse() == Ok(GoDuration::default()));
-        [
-            ("duration", no_time),
-            ("bytes", zero(&caps.bytes)),
-            ("packets", zero(&caps.packets)),
-            ("snapLength", zero(&caps.snap_length)),
-            ("packetsPerSecond", zero(&caps.packets_per_second)),
-            ("bytesPerSecond", zero(&caps.bytes_per_second)),
-            ("captures", zero(&caps.captures)),
-            ("capturesPerHour", zero(&caps.captures_per_hour)),
-        ]
-        .into_iter()
-        .find_map(|(field, zero)| zero.then_some(field))
-    }
 }
 
 /// What the captures of the namespace with these labels may do: all policies that select it apply, the tightest value
@@ -148,7 +129,7 @@ pub fn govern<'a>(
             ),
         ));
     }
-    if let Some((policy, field)) = concerned.iter().find_map(|policy| Some((policy, policy.nothing()?))) {
+    if let Some((policy, field)) = specs().find_map(|(policy, spec)| Some((policy, spec.caps.nothing()?))) {
         return Err(Refusal::new(
             reasons::NOT_ALLOWED,
             format!(

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use capture_api::strict::FieldError;
-use capture_api::{Amount, Caps, Defaults, GoDuration, MAX_SNAP_LENGTH, MIN_FILE_BYTES, Rotation};
+use capture_api::{Amount, Caps, CapsSpec, Defaults, GoDuration, MAX_SNAP_LENGTH, MIN_FILE_BYTES, Rotation};
 
 use super::file::{ConfigFile, DefaultsFile};
 use super::lines::Lines;
@@ -27,24 +27,14 @@ impl<'a> Reader<'a> {
     pub(super) fn config(&self, file: ConfigFile) -> Result<Config, ConfigError> {
         let default = Config::default();
         let log = file.log.unwrap_or_default();
-        let caps_of_file = file.caps.unwrap_or_default().into();
+        let caps_of_file = CapsSpec::from(file.caps.unwrap_or_default());
         let caps = Caps::resolve([&caps_of_file], &default.caps).map_err(|refusal| {
             let key = refusal.message.split(':').next().unwrap_or_default().to_owned();
             self.key(&key, &refusal.message)
         })?;
-        for (key, zero) in [
-            ("caps.duration", caps.duration.0.is_zero()),
-            ("caps.bytes", caps.bytes == 0),
-            ("caps.packets", caps.packets == Some(0)),
-            ("caps.packetsPerSecond", caps.packets_per_second == Some(0)),
-            ("caps.bytesPerSecond", caps.bytes_per_second == Some(0)),
-            ("caps.captures", caps.captures == 0),
-            ("caps.capturesPerHour", caps.captures_per_hour == Some(0)),
-        ] {
-            if zero {
-                let key = if key == "caps.captures" { "caps.capturesPerNamespace" } else { key };
-                return Err(self.bad(key, "0 would allow no capture"));
-            }
+        if let Some(cap) = caps_of_file.nothing() {
+            let key = if cap == "captures" { "capturesPerNamespace" } else { cap };
+            return Err(self.bad(&format!("caps.{key}"), "0 would allow no capture"));
         }
         let percent = self.number("maxDiskPercent", file.max_disk_percent.as_ref(), 1..=100)?;
         let writers = self.number("writers", file.writers.as_ref(), 1..=16)?;

@@ -123,6 +123,7 @@ fn bad_values_are_named_with_line_and_what_to_write() {
         ("caps:\n  duration: 1d", "agent.yaml:2: caps.duration: \"1d\" has the unit \"d\""),
         ("caps: {capturesPerNamespace: 0}", "caps.capturesPerNamespace: 0 would allow no capture."),
         ("caps: {capturesPerHour: 0}", "caps.capturesPerHour: 0 would allow no capture."),
+        ("caps: {snapLength: 0}", "caps.snapLength: 0 would allow no capture."),
         ("caps: {headersOnly: yes please}", "caps.headersOnly must be true or false, not \"yes please\""),
         ("defaults: {duration: 1h}", "defaults.duration: 1h is more than caps.duration allows (10m); raise"),
         ("defaults: {rotation: {fileBytes: 1Ki}}", "defaults.rotation.fileBytes: 1Ki is too little"),
