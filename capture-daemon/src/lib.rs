@@ -16,3 +16,4 @@ pub mod requests;
 pub mod session;
 pub mod storage;
 pub mod telemetry;
+mod watched;

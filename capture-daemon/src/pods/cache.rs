@@ -13,7 +13,6 @@ use std::{
     time::Duration,
 };
 
-use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, fstat, open, openat2, statat},
@@ -24,6 +23,7 @@ use super::{
     cni::{Attachment, parse},
     place::PodPlace,
 };
+use crate::watched::WatchedDirs;
 
 /// The most files of one directory that are looked at. A node has some hundred pods.
 const MOST_FILES: usize = 8192;
@@ -55,10 +55,7 @@ impl CniCache {
         if directories.is_empty() {
             return Ok(cache);
         }
-        let watched =
-            directories.into_iter().map(|path| Watched { path, descriptor: None, files: HashMap::new() });
-        let mut watcher =
-            Watcher { inotify: Inotify::init()?, directories: watched.collect(), cache: cache.clone() };
+        let mut watcher = Watcher::new(directories, cache.clone())?;
         watcher.look_everywhere();
         thread::Builder::new().name("cni-cache".into()).spawn(move || watcher.run(news))?;
         Ok(cache)
@@ -113,24 +110,29 @@ impl CniCache {
 /// What differs when a file is written or replaced.
 type Fingerprint = (u64, i64, Written);
 
-struct Watched {
+struct Directory {
     path: PathBuf,
-    descriptor: Option<WatchDescriptor>,
     /// What the files were when they were read.
     files: HashMap<OsString, Fingerprint>,
 }
 
 struct Watcher {
-    inotify: Inotify,
-    directories: Vec<Watched>,
+    watch: WatchedDirs,
+    /// In the order in which they are watched.
+    directories: Vec<Directory>,
     cache: CniCache,
 }
 
 impl Watcher {
+    fn new(directories: Vec<PathBuf>, cache: CniCache) -> io::Result<Self> {
+        let watch = WatchedDirs::new(directories.clone())?;
+        let directories = directories.into_iter().map(|path| Directory { path, files: HashMap::new() });
+        Ok(Self { watch, directories: directories.collect(), cache })
+    }
+
     fn run(mut self, news: impl Fn()) {
         loop {
-            let missing = self.directories.iter().any(|directory| directory.descriptor.is_none());
-            let pause = if missing { MISSING } else { RESCAN };
+            let pause = if self.watch.any_missing() { MISSING } else { RESCAN };
             let written = self.wait(pause);
             if self.look(&written) {
                 news();
@@ -139,24 +141,12 @@ impl Watcher {
     }
 
     /// Waits for events; returns the files that were written, by directory.
-    fn wait(&mut self, pause: Duration) -> Vec<(WatchDescriptor, OsString)> {
+    fn wait(&mut self, pause: Duration) -> Vec<(usize, OsString)> {
         let timeout = Timespec::try_from(pause).ok();
-        let mut descriptors = [PollFd::from_borrowed_fd(self.inotify.as_fd(), PollFlags::IN)];
+        let mut descriptors = [PollFd::from_borrowed_fd(self.watch.as_fd(), PollFlags::IN)];
         // Interrupted or not, everything is looked at.
         let _ = poll(&mut descriptors, timeout.as_ref());
-        let mut written = Vec::new();
-        let mut buffer = [0; 16 << 10];
-        while let Ok(events) = self.inotify.read_events(&mut buffer) {
-            for event in events {
-                match event.name {
-                    Some(name) if event.mask.intersects(EventMask::CLOSE_WRITE | EventMask::MOVED_TO) => {
-                        written.push((event.wd, name.to_owned()));
-                    }
-                    _ => {}
-                }
-            }
-        }
-        written
+        self.watch.written()
     }
 
     fn look_everywhere(&mut self) -> bool {
@@ -165,17 +155,11 @@ impl Watcher {
 
     /// Looks at all directories, and reads what changed and the files that were `written` again. True if anything is
     /// different.
-    fn look(&mut self, written: &[(WatchDescriptor, OsString)]) -> bool {
-        let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVE | WatchMask::DELETE | WatchMask::ONLYDIR;
+    fn look(&mut self, written: &[(usize, OsString)]) -> bool {
+        self.watch.renew();
         let mut changed = false;
-        for directory in &mut self.directories {
-            // The kernel gives the same descriptor for the same directory.
-            let descriptor = self.inotify.watches().add(&directory.path, mask).ok();
-            if let Some(old) = directory.descriptor.take().filter(|old| Some(old) != descriptor.as_ref()) {
-                let _ = self.inotify.watches().remove(old);
-            }
-            directory.descriptor = descriptor;
-            for (_, name) in written.iter().filter(|(of, _)| Some(of) == directory.descriptor.as_ref()) {
+        for (at, directory) in self.directories.iter_mut().enumerate() {
+            for (_, name) in written.iter().filter(|(of, _)| *of == at) {
                 directory.files.remove(name);
             }
             changed |= directory.look(&self.cache).unwrap_or_else(|_| directory.forget(&self.cache));
@@ -184,7 +168,7 @@ impl Watcher {
     }
 }
 
-impl Watched {
+impl Directory {
     fn look(&mut self, cache: &CniCache) -> io::Result<bool> {
         let directory = open(&self.path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         let mut present = BTreeSet::new();

@@ -40,13 +40,9 @@ struct Host {
 impl Host {
     fn new() -> Self {
         let dir = TestDir::new();
-        let watched = Watched { path: dir.path().join("results"), descriptor: None, files: HashMap::new() };
-        fs::create_dir(&watched.path).unwrap();
-        let watcher = Watcher {
-            inotify: Inotify::init().unwrap(),
-            directories: vec![watched],
-            cache: CniCache::default(),
-        };
+        let results = dir.path().join("results");
+        fs::create_dir(&results).unwrap();
+        let watcher = Watcher::new(vec![results], CniCache::default()).unwrap();
         Self { dir, watcher }
     }
 

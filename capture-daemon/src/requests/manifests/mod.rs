@@ -15,7 +15,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use capture_api::{Caps, Defaults};
-use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 use jiff::Timestamp;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tracing::{info, warn};
@@ -26,6 +25,7 @@ use super::changes::Changes;
 use super::desired::{Accepted, NamespaceRules, desired};
 use crate::pods::{Place, PodClaim, PodWatch};
 use crate::session::wanted::RequestEvent;
+use crate::watched::WatchedDirs;
 
 /// How often everything is looked at although nothing was heard.
 const RESCAN: Duration = Duration::from_secs(1);
@@ -115,11 +115,11 @@ pub fn start(
     };
     let unreadable = |source| ManifestsError::Directory { path: path.to_owned(), source };
     std::fs::read_dir(path).map_err(unreadable)?;
-    let inotify = Inotify::init().map_err(system("inotify_init1"))?;
-    let watch = Watch { path: path.to_owned(), inotify, descriptor: None };
+    let watch = WatchedDirs::new([path.to_owned()]).map_err(system("inotify_init1"))?;
     let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|error| system("eventfd")(error.into()))?;
     let stop = Arc::new(stop);
     let source = Source {
+        path: path.to_owned(),
         watch,
         stop: Arc::clone(&stop),
         directory: Directory::new(path, options.max_files),
@@ -136,7 +136,8 @@ pub fn start(
 }
 
 struct Source {
-    watch: Watch,
+    path: PathBuf,
+    watch: WatchedDirs,
     stop: Arc<OwnedFd>,
     directory: Directory,
     store: Store,
@@ -156,7 +157,7 @@ impl Source {
         let mut last = Instant::now();
         loop {
             let pause = if self.directory.waits() { SOON } else { RESCAN.saturating_sub(last.elapsed()) };
-            let closed = match self.watch.wait(&self.stop, pause) {
+            let closed = match self.wait(pause) {
                 Woken::Stop => return,
                 Woken::Events(closed) => closed,
                 Woken::Time => {
@@ -171,20 +172,37 @@ impl Source {
         }
     }
 
+    fn wait(&mut self, pause: Duration) -> Woken {
+        let timeout = Timespec::try_from(pause).ok();
+        let mut descriptors = [
+            PollFd::new(&self.stop, PollFlags::IN),
+            PollFd::from_borrowed_fd(self.watch.as_fd(), PollFlags::IN),
+        ];
+        // Interrupted or not, everything is looked at again.
+        let ready = poll(&mut descriptors, timeout.as_ref()).unwrap_or(0);
+        if !descriptors[0].revents().is_empty() {
+            return Woken::Stop;
+        }
+        if ready == 0 {
+            return Woken::Time;
+        }
+        Woken::Events(self.watch.written().into_iter().map(|(_, name)| name).collect())
+    }
+
     /// Looks at the directory and takes over what is new. True if anything may have changed.
     fn look(&mut self, closed: &BTreeSet<OsString>, first: bool) -> bool {
         let found = match self.directory.scan(closed, first, Instant::now()) {
             Ok(found) => found,
             Err(error) => {
                 if !self.away {
-                    warn!(directory = ?self.watch.path, %error, "the manifest directory cannot be read; what it said stays in force");
+                    warn!(directory = ?self.path, %error, "the manifest directory cannot be read; what it said stays in force");
                 }
                 self.away = true;
                 return false;
             }
         };
         if self.away {
-            info!(directory = ?self.watch.path, "the manifest directory can be read again");
+            info!(directory = ?self.path, "the manifest directory can be read again");
             self.away = false;
         }
         let mut changed = false;
@@ -265,58 +283,11 @@ impl Source {
     }
 }
 
-/// Hears of files that were closed or moved.
-struct Watch {
-    path: PathBuf,
-    inotify: Inotify,
-    descriptor: Option<WatchDescriptor>,
-}
-
 enum Woken {
     Stop,
     /// These were closed by a writer or renamed into place; others may have changed too.
     Events(BTreeSet<OsString>),
     Time,
-}
-
-impl Watch {
-    /// Watches the directory that is at the path now. The kernel gives the same descriptor for the same directory.
-    fn renew(&mut self) {
-        let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVE | WatchMask::DELETE | WatchMask::ONLYDIR;
-        // Without a watch the directory is looked at each second all the same.
-        if let Ok(descriptor) = self.inotify.watches().add(&self.path, mask) {
-            let old = self.descriptor.replace(descriptor.clone());
-            if let Some(old) = old.filter(|old| *old != descriptor) {
-                let _ = self.inotify.watches().remove(old);
-            }
-        }
-    }
-
-    fn wait(&mut self, stop: &OwnedFd, pause: Duration) -> Woken {
-        let timeout = Timespec::try_from(pause).ok();
-        let mut descriptors =
-            [PollFd::new(stop, PollFlags::IN), PollFd::from_borrowed_fd(self.inotify.as_fd(), PollFlags::IN)];
-        // Interrupted or not, everything is looked at again.
-        let ready = poll(&mut descriptors, timeout.as_ref()).unwrap_or(0);
-        if !descriptors[0].revents().is_empty() {
-            return Woken::Stop;
-        }
-        if ready == 0 {
-            return Woken::Time;
-        }
-        let mut closed = BTreeSet::new();
-        let mut buffer = [0; 16 << 10];
-        while let Ok(events) = self.inotify.read_events(&mut buffer) {
-            for event in events {
-                if event.mask.intersects(EventMask::CLOSE_WRITE | EventMask::MOVED_TO)
-                    && let Some(name) = event.name
-                {
-                    closed.insert(name.to_owned());
-                }
-            }
-        }
-        Woken::Events(closed)
-    }
 }
 
 #[cfg(test)]
