@@ -194,6 +194,15 @@ impl Agent {
         })
     }
 
+    /// Waits until the files of the only record of that pod hold so many numbered packets to that port.
+    pub fn wait_on_disk(&mut self, pod: &str, port: u16, packets: usize) -> Result<()> {
+        self.wait(&format!("{packets} packets of {pod} on disk"), SOON, |records| {
+            let own = records.iter().find(|record| record.pod() == pod)?;
+            // Files that come and go meanwhile are looked at again.
+            own.numbers(port).is_ok_and(|numbers| numbers.len() == packets).then_some(())
+        })
+    }
+
     /// The directory that holds all the others, and nothing else.
     pub fn home(&self) -> &Path {
         self.scratch.path()

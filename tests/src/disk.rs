@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -32,9 +33,17 @@ impl Disk {
         output(Command::new("mount").args(["-o", options]).arg(&self.image).arg(&self.at)).map(drop)
     }
 
-    /// Has it mounted read-only: an error while a file is open for writing.
+    /// Has it mounted read-only, which takes a moment in which no file is open for writing: an error when none comes.
     pub fn read_only(&self) -> Result<()> {
-        output(Command::new("mount").args(["-o", "remount,ro"]).arg(&self.at)).map(drop)
+        let mut last = None;
+        for _ in 0..100 {
+            match output(Command::new("mount").args(["-o", "remount,ro"]).arg(&self.at)) {
+                Ok(_) => return Ok(()),
+                Err(error) => last = Some(error),
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        last.map_or(Ok(()), Err)
     }
 
     /// Has it mounted for writing again.

@@ -20,5 +20,6 @@ pub mod process;
 pub mod record;
 pub mod redirect;
 pub mod scratch;
+pub mod stalls;
 pub mod tools;
 pub mod traffic;

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -10,9 +11,21 @@ use anyhow::{Context as _, Result, bail, ensure};
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// An address of this host that nobody listens at.
+/// An address of this host that nobody listens at, and that nobody gets for a connection of his: its port is below those
+/// that the kernel gives away.
 pub fn free_address() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+    const PORTS: std::ops::Range<u32> = 20_000..30_000;
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Other processes begin elsewhere.
+    let first = std::process::id().wrapping_mul(61);
+    for _ in PORTS {
+        let number = first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % (PORTS.end - PORTS.start);
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, u16::try_from(PORTS.start + number)?));
+        if TcpListener::bind(address).is_ok() {
+            return Ok(address);
+        }
+    }
+    bail!("all ports are taken")
 }
 
 /// What was answered.
@@ -99,6 +112,27 @@ impl Metrics {
             answer.content_type
         );
         Self::parse(&answer.body)
+    }
+
+    /// Asks until `told` says so; an error shows all that is not 0.
+    pub fn scrape_until(
+        address: SocketAddr,
+        what: &str,
+        timeout: Duration,
+        told: impl Fn(&Self) -> bool,
+    ) -> Result<Self> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let metrics = Self::scrape(address)?;
+            if told(&metrics) {
+                return Ok(metrics);
+            }
+            if Instant::now() > deadline {
+                let samples: Vec<_> = metrics.samples().filter(|sample| sample.value != 0.0).collect();
+                bail!("waiting for {what}: {samples:?}");
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     /// Reads the text, strictly: one family after the other, each said once, no sample twice, an end.
