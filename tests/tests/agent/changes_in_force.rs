@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use podtap_tests::agent::{ATTACHED, Agent, SOON};
+use podtap_tests::attached::Attached;
 use podtap_tests::manifest::{annotate, labelled, packet_capture, pod};
 use podtap_tests::pods::{Pod, Pods};
 use podtap_tests::record::Record;
@@ -104,10 +105,16 @@ fn without_memory_for_another_ring_a_tighter_change_holds_all_the_same_and_other
     };
     assert!(fill(&mut agent) > 3);
     send(a, b);
+    let tapped = || {
+        let Attached { tcx, sockets } = Attached::on(&a.host_interface).unwrap();
+        tcx / 2 + sockets
+    };
+    let all = tapped();
     ask(&agent, "c0", FILTER, true);
     wait_until(&mut agent, "c0", "headers only", |record| *setting(record, "headersOnly") == true);
     // Its tap was taken off for it: here comes the next one.
     std::thread::sleep(Duration::from_secs(1));
+    agent.wait("the next tap", SOON, |_| (tapped() == all).then_some(())).unwrap();
     fill(&mut agent);
     // What is only other, and not tighter, waits for room, and what is captured goes on meanwhile.
     ask(&agent, "c1", "udp port 9001", false);
@@ -173,7 +180,7 @@ fn a_window_does_not_move_with_the_start_time_of_a_capture_that_has_begun() {
     agent.wait_capture("c", &ATTACHED).unwrap();
     let begun = Instant::now();
     let record = loop {
-        assert!(begun.elapsed() < Duration::from_secs(8), "it goes on and on:\n{}", agent.log());
+        assert!(begun.elapsed() < SOON, "it goes on and on:\n{}", agent.log());
         let start = Timestamp::now() - SignedDuration::from_millis(100);
         spec["startTime"] = json!(start.to_string());
         agent.apply("c.yaml", &packet_capture("c", spec.clone())).unwrap();

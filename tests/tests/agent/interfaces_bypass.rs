@@ -43,7 +43,7 @@ fn half_a_conversation_is_told_from_a_whole_one() {
         agent.wait_capture(name, &ATTACHED).unwrap();
     }
     // The counters of before are taken a second after the tap is there.
-    std::thread::sleep(Duration::from_millis(1500));
+    std::thread::sleep(Duration::from_secs(5));
     {
         let _redirect = Redirect::start(a, b).unwrap();
         Flood::new(a, b, 9000, 500).run().unwrap();

@@ -9,6 +9,7 @@ use std::time::Duration;
 use podtap_tests::agent::{ATTACHED, Agent, SOON};
 use podtap_tests::attached::Attached;
 use podtap_tests::manifest::{labelled, pod};
+use podtap_tests::metrics::{Metrics, free_address};
 use podtap_tests::pods::{Pod, Pods};
 use podtap_tests::process::{Process, output};
 use podtap_tests::record::Record;
@@ -43,11 +44,38 @@ impl Scene {
         agent.apply(&format!("{name}.yaml"), &pod(self.pod(name))).unwrap();
     }
 
+    /// Waits until nothing is on the interfaces of these.
+    fn untapped(&self, agent: &mut Agent, names: &[&str]) {
+        let off = |name: &&str| !Attached::on(&self.pod(name).host_interface).unwrap().any();
+        agent.wait("the taps to go", SOON, |_| names.iter().all(off).then_some(())).unwrap();
+        assert!(agent.process().running(), "{}", agent.log());
+    }
+
     /// Packets of 1,400 bytes.
     fn send(&self, name: &str, rate: u64, packets: u64) -> Sent {
         let flood = Flood::new(self.pod(name), self.pod("b"), PORT, packets);
         Flood { rate: Some(rate), frame: 1400, ..flood }.run().unwrap()
     }
+}
+
+/// Waits until that many packets of a pod are in files.
+fn written(agent: &mut Agent, pod: &str, packets: usize) {
+    agent
+        .wait("packets in files", SOON, |records| {
+            let own = records.iter().find(|record| record.pod() == pod)?;
+            own.numbers(PORT).is_ok_and(|numbers| numbers.len() >= packets).then_some(())
+        })
+        .unwrap();
+}
+
+/// Waits until the agent has logged such a line.
+fn said(agent: &mut Agent, so: impl Fn(&str) -> bool) {
+    let log = agent.log_file();
+    agent
+        .wait("a line of the log", SOON, |_| {
+            std::fs::read_to_string(&log).ok()?.lines().any(&so).then_some(())
+        })
+        .unwrap();
 }
 
 /// Waits for another run of that pod than those.
@@ -107,8 +135,7 @@ fn a_disk_is_not_filled_beyond_its_guard() {
     for name in ["a", "c"] {
         scene.unlabel(&agent, name);
     }
-    // The disk is looked at each second.
-    std::thread::sleep(Duration::from_millis(1500));
+    // The disk is looked at before anybody is refused.
     for name in ["a", "c"] {
         scene.label(&agent, name);
         another(&mut agent, name, &old, &ATTACHED);
@@ -128,17 +155,13 @@ fn a_disk_that_somebody_else_fills_ends_captures_and_they_go_on_when_asked_again
         agent.wait_pod(name, &ATTACHED).unwrap();
     }
     // One writes all the time, the other not yet.
-    let flood = Flood::new(scene.pod("a"), scene.pod("b"), PORT, 20_000);
+    let flood = Flood::new(scene.pod("a"), scene.pod("b"), PORT, 30_000);
     let sending = Flood { rate: Some(5_000), frame: 1000, ..flood }.start().unwrap();
-    std::thread::sleep(Duration::from_millis(1200));
+    written(&mut agent, "a", 2_000);
     agent.disk().fill().unwrap();
     let sent = sending.wait().unwrap();
     let more = scene.send("c", 1000, 100);
-    std::thread::sleep(Duration::from_millis(800));
-    assert!(agent.process().running(), "{}", agent.log());
-    for name in ["a", "c"] {
-        assert!(!Attached::on(&scene.pod(name).host_interface).unwrap().any(), "{name}");
-    }
+    scene.untapped(&mut agent, &["a", "c"]);
     // Not even a record could be written meanwhile.
     agent.disk().free().unwrap();
     for (name, sent) in [("a", sent), ("c", more)] {
@@ -167,7 +190,9 @@ fn a_disk_that_somebody_else_fills_ends_captures_and_they_go_on_when_asked_again
 fn a_data_directory_at_its_quota_takes_no_more_until_files_are_gone() {
     const QUOTA: u64 = 16 << 20;
     let scene = Scene::new();
-    let mut agent = Agent::start_with("quota", "quota: 16Mi\n", &[]).unwrap();
+    let address = free_address().unwrap();
+    let configuration = format!("quota: 16Mi\nhttpAddress: {address}\n");
+    let mut agent = Agent::start_with("quota", &configuration, &[]).unwrap();
     for name in ["a", "c"] {
         scene.label(&agent, name);
         agent.wait_pod(name, &ATTACHED).unwrap();
@@ -188,7 +213,10 @@ fn a_data_directory_at_its_quota_takes_no_more_until_files_are_gone() {
     }
     scene.unlabel(&agent, "a");
     // While there is no room, the directory is counted every five seconds.
-    std::thread::sleep(Duration::from_millis(6500));
+    Metrics::scrape_until(address, "the room to be seen", SOON, |metrics| {
+        metrics.count("podtap_data_dir_used_bytes", &[]).unwrap() < QUOTA / 2
+    })
+    .unwrap();
     scene.label(&agent, "a");
     another(&mut agent, "a", &[failed.name()], &ATTACHED);
     scene.send("a", 1000, 100);
@@ -205,13 +233,10 @@ fn a_directory_that_becomes_read_only_ends_captures_and_they_go_on_when_asked_ag
         scene.label(&agent, name);
         agent.wait_pod(name, &ATTACHED).unwrap();
     }
-    std::thread::sleep(Duration::from_millis(300));
     // There is no file yet that would keep it from being so.
     agent.disk().read_only().unwrap();
     scene.send("a", 1000, 500);
-    std::thread::sleep(Duration::from_millis(1500));
-    assert!(agent.process().running(), "{}", agent.log());
-    assert!(!Attached::on(&scene.pod("a").host_interface).unwrap().any());
+    scene.untapped(&mut agent, &["a"]);
     assert!(Attached::on(&scene.pod("c").host_interface).unwrap().any(), "it has written nothing yet");
 
     agent.disk().writable().unwrap();
@@ -246,21 +271,19 @@ fn a_disk_that_breaks_ends_captures_and_after_its_repair_the_next_agent_goes_on(
         scene.label(&agent, name);
         agent.wait_pod(name, &ATTACHED).unwrap();
     }
-    let flood = |name| Flood::new(scene.pod(name), scene.pod("b"), PORT, 6_000);
+    let flood = |name| Flood::new(scene.pod(name), scene.pod("b"), PORT, 12_000);
     let sending = ["a", "c"].map(|name| Flood { rate: Some(2_000), ..flood(name) }.start().unwrap());
-    std::thread::sleep(Duration::from_millis(1500));
+    for name in ["a", "c"] {
+        written(&mut agent, name, 1_001);
+    }
     // What is in the kernel's memory only when a disk breaks is lost with it.
     output(Command::new("sync").arg("--file-system").arg(agent.data_dir())).unwrap();
     agent.disk().fail().unwrap();
     for sending in sending {
         sending.wait().unwrap();
     }
-    std::thread::sleep(Duration::from_millis(1000));
-    assert!(agent.process().running(), "{}", agent.log());
-    for name in ["a", "c"] {
-        assert!(!Attached::on(&scene.pod(name).host_interface).unwrap().any(), "{name}");
-    }
-    assert!(agent.log().contains("WriteFailed"), "{}", agent.log());
+    scene.untapped(&mut agent, &["a", "c"]);
+    said(&mut agent, |line| line.contains("WriteFailed"));
     let before = agent.records().unwrap();
     assert!(agent.stop().unwrap().success());
     agent.disk().repair().unwrap();
@@ -274,7 +297,7 @@ fn a_disk_that_breaks_ends_captures_and_after_its_repair_the_next_agent_goes_on(
         let record = agent.wait_pod(name, &["Stopped"]).unwrap();
         let numbers = record.numbers(PORT).unwrap();
         let earlier = numbers.len() - 100;
-        assert!(earlier > 1000, "{earlier} packets of the second and a half before");
+        assert!(earlier > 1000, "{earlier} packets of before");
         let expected: Vec<u64> = (0..earlier as u64).chain(0..100).collect();
         assert_eq!(numbers, expected);
         for file in record.files() {
@@ -300,11 +323,9 @@ fn a_request_that_finds_the_directory_read_only_is_carried_out_when_it_is_not() 
             agent.wait_ready().unwrap();
         }
         scene.label(&agent, name);
-        std::thread::sleep(Duration::from_millis(1500));
-        assert!(agent.process().running(), "{}", agent.log());
-        let said = agent.log();
-        let said = said.lines().find(|line| line.contains("ead-only") && line.contains("cannot make"));
-        assert!(said.is_some_and(|line| line.contains(name)), "{}", agent.log());
+        said(&mut agent, |line| {
+            line.contains("ead-only") && line.contains("cannot make") && line.contains(name)
+        });
         agent.disk().writable().unwrap();
         agent.wait_pod(name, &ATTACHED).unwrap();
         scene.send(name, 1000, 100);

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 const PORT: u16 = 9000;
 const FILTER: (&str, &str) = ("filter", "udp port 9000");
-const CONFIGURATION: &str = "defaults: {retention: 5s}\ncaps: {capturesPerNamespace: 20}\n";
+const CONFIGURATION: &str = "defaults: {retention: 8s}\ncaps: {capturesPerNamespace: 20}\n";
 
 fn in_namespace(mut object: Value, namespace: &str) -> Value {
     object["metadata"]["namespace"] = json!(namespace);
@@ -49,18 +49,21 @@ fn files_and_records_go_although_pod_capture_namespace_or_record_are_gone() {
     let _sink = sink(b, PORT).unwrap();
     let mut agent = Agent::start_with("gone", CONFIGURATION, &[]).unwrap();
     // The pod of the first goes, the capture of the second, the third with all of its namespace, the record of the last.
-    let spec = |pod: &str| json!({"podNames": [pod], "filter": FILTER.1, "duration": "2s"});
+    let spec = |pod: &str| json!({"podNames": [pod], "filter": FILTER.1, "duration": "5s"});
     for (name, namespace) in [("stays", "default"), ("goes", "default"), ("alone", "alone")] {
         agent.apply(&format!("{name}.yaml"), &in_namespace(pod(pods.pod(name)), namespace)).unwrap();
     }
-    for (name, pod, namespace) in [
+    let captures = [
         ("pod-gone", "goes", "default"),
         ("capture-gone", "stays", "default"),
         ("namespace-gone", "alone", "alone"),
         ("record-gone", "stays", "default"),
-    ] {
+    ];
+    for (name, pod, namespace) in captures {
         let capture = in_namespace(packet_capture(name, spec(pod)), namespace);
         agent.apply(&format!("{name}.yaml"), &capture).unwrap();
+    }
+    for (name, ..) in captures {
         agent.wait_capture(name, &ATTACHED).unwrap();
     }
     for name in ["stays", "goes", "alone"] {
@@ -120,7 +123,7 @@ fn what_ends_or_vanishes_while_no_agent_runs_is_gone_when_the_next_one_has_begun
     let _sink = sink(b, PORT).unwrap();
     let mut agent = Agent::start_with("away", "", &[]).unwrap();
     agent.apply("a.yaml", &pod(a)).unwrap();
-    let spec = json!({"podNames": ["a"], "filter": FILTER.1, "duration": "1s", "retention": "3s"});
+    let spec = json!({"podNames": ["a"], "filter": FILTER.1, "duration": "4s", "retention": "6s"});
     agent.apply("short.yaml", &packet_capture("short", spec)).unwrap();
     agent.apply("c.yaml", &labelled(c, &[FILTER])).unwrap();
     for name in ["a", "c"] {
@@ -135,7 +138,7 @@ fn what_ends_or_vanishes_while_no_agent_runs_is_gone_when_the_next_one_has_begun
     // Somebody makes room by hand.
     std::fs::remove_dir_all(vanished.directory()).unwrap();
     agent.remove("short.yaml").unwrap();
-    std::thread::sleep(Duration::from_secs(3));
+    std::thread::sleep(Duration::from_secs(6));
     assert!(shown(&agent, &vanished).exists() && shown(&agent, &short).exists());
     agent.start_as_it_is().unwrap();
     agent.wait_ready().unwrap();

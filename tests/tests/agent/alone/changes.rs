@@ -18,9 +18,10 @@ fn a_changed_annotation_takes_effect_without_a_gap_in_a_new_file() {
     let mut agent = Agent::start("change").unwrap();
     agent.apply("a.yaml", &labelled(a, &[("filter", "udp port 9000 or udp port 9001")])).unwrap();
     agent.wait_pod("a", &ATTACHED).unwrap();
-    // On both cores at once, as fast as they go.
-    let out = Flood { cpu: Some(0), ..Flood::new(a, b, 9000, PACKETS) }.start().unwrap();
-    let inside = Flood { cpu: Some(1), ..Flood::new(b, a, 9001, PACKETS) }.start().unwrap();
+    // On both cores at once, and for so long that they go on when the last change comes, however late that is.
+    let rate = Some(200_000);
+    let out = Flood { rate, cpu: Some(0), ..Flood::new(a, b, 9000, PACKETS) }.start().unwrap();
+    let inside = Flood { rate, cpu: Some(1), ..Flood::new(b, a, 9001, PACKETS) }.start().unwrap();
     for change in 0..3 {
         std::thread::sleep(Duration::from_millis(200));
         let snap = (200 + change).to_string();

@@ -13,6 +13,7 @@ use podtap_tests::manifest::{labelled, pod};
 use podtap_tests::pods::{Pod, Pods};
 use podtap_tests::process::{Process, output};
 use podtap_tests::record::Record;
+use podtap_tests::stalls::Stalls;
 use podtap_tests::tools::agree;
 use podtap_tests::traffic::{Flood, Sending, numbers, sink};
 use serde_json::Value;
@@ -98,6 +99,10 @@ fn now() -> u64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos().try_into().unwrap()
 }
 
+fn in_nanoseconds(time: Duration) -> u64 {
+    time.as_nanos().try_into().unwrap()
+}
+
 fn run_json(directory: &Path) -> Value {
     serde_json::from_slice(&std::fs::read(directory.join("run.json")).unwrap()).unwrap()
 }
@@ -111,11 +116,14 @@ fn an_agent_killed_under_load_loses_a_second_at_most_and_goes_on_within_two() {
     let mut agent = Agent::start_with("killed", CONFIGURATION, &[]).unwrap();
     load.capture(&mut agent);
     load.start();
-    std::thread::sleep(Duration::from_millis(2500));
+    std::thread::sleep(Duration::from_millis(1500));
+    let stalls = Stalls::watch();
+    std::thread::sleep(Duration::from_secs(1));
     let killed = now();
     agent.kill();
+    let stalled = in_nanoseconds(stalls.so_far());
 
-    let deadline = Instant::now() + Duration::from_secs(1);
+    let deadline = Instant::now() + SOON;
     while load.attached() > 0 {
         assert!(Instant::now() < deadline, "{} interfaces are still tapped", load.attached());
         std::thread::sleep(Duration::from_millis(10));
@@ -130,7 +138,7 @@ fn an_agent_killed_under_load_loses_a_second_at_most_and_goes_on_within_two() {
         let (found, times) = packets(&files);
         assert_eq!(found, (0..found.len() as u64).collect::<Vec<_>>(), "{}", record.name());
         let lost = killed.saturating_sub(*times.last().unwrap());
-        assert!(lost <= SECOND, "{}: {} ms are lost", record.name(), lost / 1_000_000);
+        assert!(lost <= SECOND + stalled, "{}: {} ms are lost", record.name(), lost / 1_000_000);
         worst = worst.max(lost);
         files_before.push(files);
     }
@@ -138,7 +146,7 @@ fn an_agent_killed_under_load_loses_a_second_at_most_and_goes_on_within_two() {
         agree(files.last().unwrap()).unwrap();
     }
 
-    let restarted = now();
+    let (restarted, stalls) = (now(), Stalls::watch());
     agent.start_again().unwrap();
     agent
         .wait("new files", SOON, |records| {
@@ -150,6 +158,7 @@ fn an_agent_killed_under_load_loses_a_second_at_most_and_goes_on_within_two() {
             (all_attached(records) && records.iter().all(grown)).then_some(())
         })
         .unwrap();
+    let stalled = in_nanoseconds(stalls.so_far());
     std::thread::sleep(Duration::from_millis(500));
     load.sending.clear();
     for pod in load.pods() {
@@ -172,7 +181,7 @@ fn an_agent_killed_under_load_loses_a_second_at_most_and_goes_on_within_two() {
         assert_eq!(later, (later[0]..later[0] + later.len() as u64).collect::<Vec<_>>(), "a gap");
         assert_eq!(after.packets(), (earlier.len() + later.len()) as u64);
         let away = times[0].saturating_sub(restarted);
-        assert!(away <= 2 * SECOND, "{}: back after {} ms", after.name(), away / 1_000_000);
+        assert!(away <= 2 * SECOND + stalled, "{}: back after {} ms", after.name(), away / 1_000_000);
         slowest = slowest.max(away);
     }
     let left: Vec<_> = std::fs::read_dir(after[0].directory())
@@ -192,10 +201,10 @@ fn an_agent_told_to_stop_under_load_stops_at_once_and_closes_every_file() {
     load.capture(&mut agent);
     load.start();
     std::thread::sleep(Duration::from_millis(2500));
-    let told = (now(), Instant::now());
+    let (told, stalls) = ((now(), Instant::now()), Stalls::watch());
     assert!(agent.stop().unwrap().success());
-    let took = told.1.elapsed();
-    assert!(took < Duration::from_secs(5), "{took:?}");
+    let (took, stalled) = (told.1.elapsed(), stalls.so_far());
+    assert!(took < Duration::from_secs(5) + stalled, "{took:?}");
     assert_eq!(load.attached(), 0);
     load.sending.clear();
 
@@ -218,7 +227,8 @@ fn an_agent_told_to_stop_under_load_stops_at_once_and_closes_every_file() {
         let run = run_json(&record.directory());
         assert!(run["files"].as_array().unwrap().iter().all(|file| file["closed"] == true), "{run}");
     }
-    assert!(latest < SECOND / 4, "captured {} ms after the signal", latest / 1_000_000);
+    let most = SECOND / 4 + in_nanoseconds(stalled);
+    assert!(latest < most, "captured {} ms after the signal", latest / 1_000_000);
     agree(&records[0].files()[0]).unwrap();
     eprintln!("over after {took:?}, the last packet {} ms after the signal", latest / 1_000_000);
 }
@@ -237,9 +247,9 @@ fn an_agent_told_to_stop_while_it_attaches_leaves_the_rest_to_the_next() {
     // While filters are compiled, taps loaded, attached, the last ones attached.
     for milliseconds in [0, 10, 30, 60, 100, 150] {
         std::thread::sleep(Duration::from_millis(milliseconds));
-        let told = Instant::now();
+        let (told, stalls) = (Instant::now(), Stalls::watch());
         assert!(agent.stop().unwrap().success());
-        worst = worst.max(told.elapsed());
+        worst = worst.max(told.elapsed().saturating_sub(stalls.so_far()));
         assert_eq!(load.attached(), 0);
         for record in agent.records().unwrap() {
             for file in on_disk(&record) {
