@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
 use std::path::Path;
-use std::time::Duration;
 
 use podtap_tests::agent::{ATTACHED, Agent, SOON};
 use podtap_tests::manifest::{labelled, pod};
@@ -80,14 +79,16 @@ fn a_namespace_at_its_quota_takes_no_more_until_files_are_gone_and_others_go_on(
     let other = agent.wait_pod("c", &["Stopped"]).unwrap();
     check(&other);
     assert_eq!(other.packets(), 4_000);
-    std::thread::sleep(Duration::from_millis(1500));
-    let metrics = Metrics::scrape(address).unwrap();
-    let told = |namespace| metrics.count("podtap_namespace_used_bytes", &[("namespace", namespace)]).unwrap();
+    let told = |metrics: &Metrics, namespace: &str| {
+        metrics.count("podtap_namespace_used_bytes", &[("namespace", namespace)]).ok()
+    };
+    let found =
+        ["team-a", "team-c"].map(|namespace| (namespace, bytes_of_files(&agent.data_dir().join(namespace))));
+    let metrics = Metrics::scrape_until(address, "what both namespaces have", SOON, |metrics| {
+        found.iter().all(|(namespace, found)| told(metrics, namespace) == Some(*found))
+    })
+    .unwrap();
     assert_eq!(metrics.count("podtap_namespace_quota_bytes", &[]).unwrap(), QUOTA);
-    for namespace in ["team-a", "team-c"] {
-        let found = bytes_of_files(&agent.data_dir().join(namespace));
-        assert_eq!(told(namespace), found, "{namespace}");
-    }
 
     for file in failed.files() {
         std::fs::remove_file(file).unwrap();
@@ -96,7 +97,10 @@ fn a_namespace_at_its_quota_takes_no_more_until_files_are_gone_and_others_go_on(
         apply(&agent, one, "team-a", false);
     }
     // While somebody has no room, the directory is counted every five seconds.
-    std::thread::sleep(Duration::from_millis(6500));
+    Metrics::scrape_until(address, "the room to be seen", SOON, |metrics| {
+        told(metrics, "team-a").is_some_and(|used| used < QUOTA / 2)
+    })
+    .unwrap();
     apply(&agent, a, "team-a", true);
     let known = [failed.name(), refused.name(), other.name()];
     agent
@@ -143,11 +147,13 @@ fn a_namespace_made_again_has_nothing_of_its_predecessor() {
     let new = agent.wait_pod("a", &["Stopped", "Failed"]).unwrap();
     assert_eq!((new.state(), new.packets()), ("Stopped", 4_200), "{}", new.message());
     check(&new);
-    std::thread::sleep(Duration::from_millis(1500));
-    let metrics = Metrics::scrape(address).unwrap();
-    let own = |name: &str| metrics.count(name, &[("namespace", "default")]).unwrap();
-    assert_eq!((own("podtap_runs"), own("podtap_packets_written_total")), (1, 4_200));
-    assert_eq!(own("podtap_namespace_used_bytes"), bytes_of_files(&new.directory()));
+    let own = bytes_of_files(&new.directory());
+    Metrics::scrape_until(address, "what the new one has", SOON, |metrics| {
+        ["podtap_runs", "podtap_packets_written_total", "podtap_namespace_used_bytes"]
+            .map(|name| metrics.count(name, &[("namespace", "default")]).ok())
+            == [1, 4_200, own].map(Some)
+    })
+    .unwrap();
     // What was captured before is kept until its own retention ends, and is over.
     assert!(bytes_of_files(&old.directory()) >= kept - 4096);
     let run: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
