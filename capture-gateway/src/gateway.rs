@@ -25,6 +25,7 @@ use crate::board::{Board, Facts, Write};
 use crate::budget::Budget;
 use crate::captures::CaptureObject;
 use crate::cli::Run;
+use crate::contact::{Back, Contact};
 use crate::default_policy::{self, DefaultPolicy};
 use crate::health::Health;
 use crate::http;
@@ -77,7 +78,8 @@ pub enum GatewayError {
 /// # Errors
 /// It cannot start, or a part of it ended.
 pub async fn run(run: Run) -> Result<(), GatewayError> {
-    let client = client().await?;
+    let config = config().await?;
+    let client = Client::try_from(config.clone()).map_err(GatewayError::Client)?;
     let metrics = Metrics::default();
     let health = Arc::new(Health::new(Instant::now()));
     let listen = |source| GatewayError::Listen { address: run.http_address, source };
@@ -86,17 +88,18 @@ pub async fn run(run: Run) -> Result<(), GatewayError> {
         tokio::spawn(axum::serve(listener, http::router(health.clone(), &metrics)).into_future());
 
     let me = run.identity.clone().filter(|name| !name.is_empty()).unwrap_or_else(host_name);
+    let (contact, back) = Contact::new();
     let (candidate, leadership) =
-        Candidate::new(client.clone(), &run.lease_namespace, me, run.lease_duration);
+        Candidate::new(client.clone(), &run.lease_namespace, me, run.lease_duration, contact);
     let (stop, stopped) = channel::channel(false);
     let mut candidate = tokio::spawn(candidate.run(stopped));
 
     let mut terminate = signal(SignalKind::terminate()).map_err(GatewayError::Signal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(GatewayError::Signal)?;
-    let mut gateway = Gateway::new(&run, client.clone(), leadership, metrics.clone(), health);
+    let mut gateway = Gateway::new(&run, (config, client), leadership, metrics.clone(), health);
     info!(version = env!("CARGO_PKG_VERSION"), http = %run.http_address, "the gateway runs");
     let done = tokio::select! {
-        () = gateway.run() => Err(GatewayError::Ended("watches")),
+        () = gateway.run(back) => Err(GatewayError::Ended("watches")),
         _ = &mut candidate => Err(GatewayError::Ended("lease")),
         _ = &mut server => Err(GatewayError::Ended("HTTP server")),
         _ = terminate.recv() => Ok(()),
@@ -113,13 +116,13 @@ pub async fn run(run: Run) -> Result<(), GatewayError> {
     done
 }
 
-async fn client() -> Result<Client, GatewayError> {
+async fn config() -> Result<Config, GatewayError> {
     let mut config = Config::infer().await.map_err(GatewayError::Cluster)?;
     config.read_timeout = Some(SILENCE);
     config.reset_reader_on_write = true;
     // What fails is tried again here, where it is known whether it still makes sense.
     config.default_retry = false;
-    Client::try_from(config).map_err(GatewayError::Client)
+    Ok(config)
 }
 
 fn host_name() -> String {
@@ -131,6 +134,8 @@ type Written = (Write, Outcome, Option<String>);
 
 /// All that is known, and what is under way.
 struct Gateway {
+    /// What clients are made of.
+    config: Config,
     client: Client,
     leadership: Leadership,
     metrics: Metrics,
@@ -158,8 +163,15 @@ struct Gateway {
 }
 
 impl Gateway {
-    fn new(run: &Run, client: Client, leadership: Leadership, metrics: Metrics, health: Arc<Health>) -> Self {
+    fn new(
+        run: &Run,
+        (config, client): (Config, Client),
+        leadership: Leadership,
+        metrics: Metrics,
+        health: Arc<Health>,
+    ) -> Self {
         Self {
+            config,
             client,
             leadership,
             writer: Writer { metrics: metrics.clone() },
@@ -185,8 +197,8 @@ impl Gateway {
     }
 
     /// Turns until the watches end, which they do not.
-    async fn run(&mut self) {
-        let (_watches, mut seen) = watch::start(&self.client, &self.metrics, &self.agent_config);
+    async fn run(&mut self, mut back: Back) {
+        let mut watches = watch::start(&self.client, &self.metrics, &self.agent_config);
         let mut turns = time::interval(TURN);
         turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut seconds = time::interval(Duration::from_secs(1));
@@ -196,10 +208,15 @@ impl Gateway {
         compares.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                event = seen.recv() => match event {
+                event = watches.next() => match event {
                     Some(event) => self.take_in(event),
                     None => return,
                 },
+                () = back.heard() => {
+                    info!("the API server answers again: everything is listed anew");
+                    self.reconnect();
+                    watches = watch::start(&self.client, &self.metrics, &self.agent_config);
+                }
                 Some(written) = self.writes.join_next() => {
                     if let Ok((write, outcome, version)) = written {
                         self.board.written(write, outcome, version, Instant::now());
@@ -213,6 +230,14 @@ impl Gateway {
                 _ = seconds.tick() => self.second(),
                 _ = compares.tick() => self.compare(),
             }
+        }
+    }
+
+    /// Leaves the connections that there are to themselves: any of them may be one that the network has forgotten.
+    fn reconnect(&mut self) {
+        match Client::try_from(self.config.clone()) {
+            Ok(client) => self.client = client,
+            Err(error) => warn!(%error, "the connections to the API server stay as they are"),
         }
     }
 

@@ -15,6 +15,7 @@ mod budget;
 mod cache;
 mod captures;
 pub mod cli;
+mod contact;
 mod default_policy;
 mod gateway;
 mod health;

@@ -36,13 +36,22 @@ pub(crate) enum Seen {
     AgentConfig(Event<ConfigMap>),
 }
 
-/// Starts all watches; `agent_config` is namespace and name of agents' ConfigMap. They end when the receiver or the set is
-/// dropped.
-pub(crate) fn start(
-    client: &Client,
-    metrics: &Metrics,
-    agent_config: &(String, String),
-) -> (JoinSet<()>, mpsc::Receiver<Seen>) {
+/// The watches; they end when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Watches {
+    events: mpsc::Receiver<Seen>,
+    _tasks: JoinSet<()>,
+}
+
+impl Watches {
+    /// The next that one of them tells; none when they have ended, which they do not by themselves.
+    pub(crate) async fn next(&mut self) -> Option<Seen> {
+        self.events.recv().await
+    }
+}
+
+/// Starts all watches, each with a list; `agent_config` is namespace and name of agents' ConfigMap.
+pub(crate) fn start(client: &Client, metrics: &Metrics, agent_config: &(String, String)) -> Watches {
     let (seen, events) = mpsc::channel(QUEUE);
     let mut tasks = JoinSet::new();
     let captures = Api::<CaptureObject>::all(client.clone());
@@ -67,7 +76,7 @@ pub(crate) fn start(
     let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
     let config = watcher(Api::<ConfigMap>::namespaced(client.clone(), namespace), only).default_backoff();
     tasks.spawn(tell("configmaps", config, Seen::AgentConfig, seen, metrics.clone()));
-    (tasks, events)
+    Watches { events, _tasks: tasks }
 }
 
 fn stream<K>(api: Api<K>, page: u32) -> impl Stream<Item = watcher::Result<Event<K>>> + Send

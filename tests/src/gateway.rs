@@ -1,15 +1,17 @@
 //! The gateway, run as a process beside the cluster, by the rights that it has inside.
 
 use std::fs::File;
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
+use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, SOON, wait};
 use crate::metrics::{Metrics, free_address, get};
 use crate::process::{Process, program};
+use crate::relay::Relay;
 use crate::scratch::Scratch;
 
 /// Namespace, service account, Deployment and lease of the gateway.
@@ -56,6 +58,26 @@ impl<'a> Gateways<'a> {
 
     /// Starts one of that name and waits until it knows the cluster.
     pub fn start(&self, name: &str, arguments: &[&str]) -> Result<Gateway> {
+        self.start_as(name, arguments, self.account.kubeconfig())
+    }
+
+    /// As [`start`](Self::start), and gives the way that it has to the API server.
+    pub fn start_behind_relay(&self, name: &str) -> Result<(Gateway, Relay)> {
+        let mut config: Value = serde_json::from_slice(&std::fs::read(self.account.kubeconfig())?)?;
+        let cluster = &mut config["clusters"][0]["cluster"];
+        let server = cluster["server"].as_str().context("no server")?;
+        let server = server.strip_prefix("https://").context("no HTTPS")?.trim_end_matches('/').to_owned();
+        let address = if server.contains(':') { server.clone() } else { format!("{server}:443") };
+        let address = address.to_socket_addrs()?.next().context("no address")?;
+        let relay = Relay::to(address)?;
+        cluster["server"] = json!(format!("https://{}", relay.address()));
+        cluster["tls-server-name"] = json!(server.rsplit_once(':').map_or(&*server, |(host, _)| host));
+        let file = self.scratch.path().join(format!("{name}.kubeconfig"));
+        std::fs::write(&file, config.to_string())?;
+        Ok((self.start_as(name, &[], &file)?, relay))
+    }
+
+    fn start_as(&self, name: &str, arguments: &[&str], kubeconfig: &Path) -> Result<Gateway> {
         let log = self.scratch.path().join(format!("{name}.log"));
         let address = free_address()?;
         let mut command = Command::new(program("capture-gateway")?);
@@ -70,7 +92,7 @@ impl<'a> Gateways<'a> {
                 "human",
             ])
             .args(arguments)
-            .env("KUBECONFIG", self.account.kubeconfig())
+            .env("KUBECONFIG", kubeconfig)
             .stdout(Stdio::null())
             .stderr(File::create(&log)?);
         let gateway = Gateway { process: Process::start(&mut command)?, address, log };

@@ -19,6 +19,7 @@ pub mod pods;
 pub mod process;
 pub mod record;
 pub mod redirect;
+pub mod relay;
 pub mod scratch;
 pub mod stalls;
 pub mod tools;

@@ -272,6 +272,39 @@ fn a_leader_that_hears_nothing_from_the_api_server_stops_writing_and_goes_on_whe
 
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
+fn connections_that_the_network_has_forgotten_keep_no_news_from_a_gateway() {
+    let (cluster, _alone) = (Cluster::get().unwrap(), alone());
+    let gateways = Gateways::instead_of_deployed(&cluster).unwrap();
+    let policy = Policy::apply(&cluster).unwrap();
+    let namespace = policy.namespace("forgotten").unwrap();
+    let (gateway, relay) = gateways.start_behind_relay("one").unwrap();
+    let uid = capture(&namespace, "before", json!({"podNames": ["nobody"]})).unwrap();
+    wait_status(&namespace, "before", &gateway, |status| condition(status, "Capturing") == "False/NoPods")
+        .unwrap();
+    relay.forget();
+    // A run, a capture and a policy that only watches tell of.
+    let bulk = Bulk::new(&cluster).unwrap();
+    let run = run(&namespace, "before", &uid, 200);
+    bulk.run([run.create()], 1).unwrap();
+    bulk.run([run.status("Capturing", 70)], 1).unwrap();
+    capture(&namespace, "during", json!({"podNames": ["nobody"]})).unwrap();
+    let other = Namespace::make(&cluster, "unforgotten", &[]).unwrap();
+    capture(&other, "refused", json!({"podNames": ["nobody"]})).unwrap();
+    wait("the gateway to notice", SOON, || Ok((!gateway.leads()?).then_some(()))).unwrap();
+    relay.mend();
+    let mended = Instant::now();
+    wait_status(&namespace, "before", &gateway, |status| status["capturing"] == 1 && status["packets"] == 70)
+        .unwrap();
+    wait_status(&namespace, "during", &gateway, |status| condition(status, "Accepted") == "True/Accepted")
+        .unwrap();
+    wait_status(&other, "refused", &gateway, |status| condition(status, "Accepted").starts_with("False/"))
+        .unwrap();
+    // Each of them ends by itself only after almost five minutes.
+    assert!(mended.elapsed() < Duration::from_secs(60), "{:?}", mended.elapsed());
+}
+
+#[test]
+#[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn runs_of_a_node_that_is_gone_fail_and_their_records_go_with_retention() {
     let (cluster, _alone) = (Cluster::get().unwrap(), alone());
     let gateways = Gateways::instead_of_deployed(&cluster).unwrap();

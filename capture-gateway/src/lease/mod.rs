@@ -14,6 +14,7 @@ use tokio::time;
 use tracing::{debug, info, warn};
 
 use self::decide::{Seen, Step, Times, given_up};
+use crate::contact::Contact;
 
 /// The lease's name.
 const NAME: &str = "podtap-gateway";
@@ -45,15 +46,22 @@ pub(crate) struct Candidate {
     /// The lease as this candidate wrote it last, while it is its own.
     mine: Option<Lease>,
     until: watch::Sender<Option<Instant>>,
+    contact: Contact,
 }
 
 impl Candidate {
-    /// A candidate of that name for the lease in `namespace`.
-    pub(crate) fn new(client: Client, namespace: &str, me: String, duration: Duration) -> (Self, Leadership) {
+    /// A candidate of that name for the lease in `namespace`, which tells `contact` whether it was answered.
+    pub(crate) fn new(
+        client: Client,
+        namespace: &str,
+        me: String,
+        duration: Duration,
+        contact: Contact,
+    ) -> (Self, Leadership) {
         let (until, leadership) = watch::channel(None);
         let leases = Api::namespaced(client, namespace);
-        let candidate =
-            Self { leases, me, times: Times { duration }, seen: Seen::default(), mine: None, until };
+        let (times, seen) = (Times { duration }, Seen::default());
+        let candidate = Self { leases, me, times, seen, mine: None, until, contact };
         (candidate, Leadership(leadership))
     }
 
@@ -61,7 +69,12 @@ impl Candidate {
     pub(crate) async fn run(mut self, mut stop: watch::Receiver<bool>) {
         while !*stop.borrow() {
             let begun = Instant::now();
-            match time::timeout(self.times.request(), self.turn()).await {
+            let turn = time::timeout(self.times.request(), self.turn()).await;
+            match &turn {
+                Ok(Ok(_) | Err(kube::Error::Api(_))) => self.contact.answered(Instant::now()),
+                Ok(Err(_)) | Err(_) => self.contact.silent(),
+            }
+            match turn {
                 Ok(Ok(true)) => self.hold(begun + self.times.deadline()),
                 Ok(Ok(false)) => self.lose("another gateway holds it"),
                 Ok(Err(error)) => debug!(%error, "the lease could not be looked after"),
