@@ -6,11 +6,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use podtap_tests::agent::{ATTACHED, Agent, SOON};
-use podtap_tests::cni::Cni;
-use podtap_tests::manifest::{label, labelled, packet_capture, pod, pod_somewhere};
+use podtap_tests::manifest::{labelled, packet_capture, pod};
 use podtap_tests::metrics::{Metrics, free_address, get, wait_for_status};
 use podtap_tests::pods::Pods;
 use podtap_tests::process::program;
@@ -34,20 +33,8 @@ fn in_namespace(mut object: Value, namespace: &str) -> Value {
     object
 }
 
-/// Scrapes until `told` says so.
 fn scrape_until(address: SocketAddr, what: &str, told: impl Fn(&Metrics) -> bool) -> Metrics {
-    let deadline = Instant::now() + SOON;
-    loop {
-        let metrics = Metrics::scrape(address).unwrap();
-        if told(&metrics) {
-            return metrics;
-        }
-        if Instant::now() > deadline {
-            let samples: Vec<_> = metrics.samples().filter(|sample| sample.value != 0.0).collect();
-            panic!("waiting for {what}: {samples:?}");
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
+    Metrics::scrape_until(address, what, SOON, told).unwrap()
 }
 
 fn runs(metrics: &Metrics, namespace: &str, state: &str) -> u64 {
@@ -164,8 +151,8 @@ fn an_agent_counts_what_it_captures_itself_and_not_what_it_finds() {
     agent.apply("a.yaml", &labelled(a, &[FILTER])).unwrap();
     agent.wait_pod("a", &ATTACHED).unwrap();
     Flood::new(a, b, PORT, 100).run().unwrap();
-    // All of it is on disk after a second; the file is open when the agent is killed, and mended by the next one.
-    std::thread::sleep(Duration::from_millis(1500));
+    // The file is open when the agent is killed, and mended by the next one.
+    agent.wait_on_disk("a", PORT, 100).unwrap();
     agent.kill();
     agent.start_again().unwrap();
     agent.wait_ready().unwrap();
@@ -200,37 +187,6 @@ fn refusals_and_links_are_counted() {
     let filters = |result: &str| metrics.count("podtap_filters_total", &[("result", result)]).unwrap();
     assert_eq!((filters("Refused"), filters("Compiled"), filters("Failed")), (1, 0, 0));
     assert!(links("Changed") > before.0 && links("Removed") > before.1);
-}
-
-#[test]
-#[ignore = "needs root: cargo xtask test --kernel"]
-fn taps_for_pods_without_an_interface_are_counted_with_their_bound() {
-    let pods = Pods::with(&["a", "other"]).unwrap();
-    let (a, other) = (pods.pod("a"), pods.pod("other"));
-    pods.disconnect(a).unwrap();
-    pods.disconnect(other).unwrap();
-    let cni = Cni::new("provisional").unwrap();
-    let (agent, address) = agent("provisional", &format!("{}provisionalBytes: 8Mi\n", cni.configuration()));
-    let taps = |metrics: &Metrics| {
-        ["Ready", "Attached"]
-            .map(|stage| metrics.count("podtap_provisional_taps", &[("stage", stage)]).unwrap())
-    };
-    let used = |metrics: &Metrics| metrics.count("podtap_provisional_rings_used_bytes", &[]).unwrap();
-    let before = scrape_until(address, "numbers", |metrics| {
-        metrics.count("podtap_provisional_rings_limit_bytes", &[]).unwrap() == 8 << 20
-    });
-    assert_eq!((taps(&before), used(&before)), ([0, 0], 0));
-    agent.apply("a.yaml", &label(pod_somewhere(a), "podtap.dev/capture", "true")).unwrap();
-    let ready = scrape_until(address, "a tap to be ready", |metrics| taps(metrics)[0] > 0);
-    assert_eq!(taps(&ready)[1], 0);
-    // Somebody else's, but that is not known yet.
-    pods.connect(other).unwrap();
-    let attached = scrape_until(address, "a tap on the new interface", |metrics| taps(metrics)[1] == 1);
-    let rings = used(&attached);
-    assert!((1 << 20..=8 << 20).contains(&rings), "{rings}");
-    assert_eq!(attached.count("podtap_taps_attached", &[]).unwrap(), 0, "it is no capture's");
-    agent.remove("a.yaml").unwrap();
-    scrape_until(address, "all to be gone", |metrics| taps(metrics) == [0, 0] && used(metrics) == 0);
 }
 
 /// Rows of the table in `docs/metrics.md`: name, type, labels.

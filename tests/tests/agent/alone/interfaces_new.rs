@@ -2,6 +2,7 @@
 //! first must be there all the same.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -10,8 +11,8 @@ use podtap_tests::attached::Attached;
 use podtap_tests::blocks::Packet;
 use podtap_tests::cni::{self, Cni};
 use podtap_tests::manifest::{annotate, label, packet_capture, pod_somewhere};
+use podtap_tests::metrics::{Metrics, free_address};
 use podtap_tests::pods::{Pod, Pods};
-use podtap_tests::process::is_slow_machine;
 use podtap_tests::record::Record;
 use podtap_tests::traffic::{Flood, sink};
 use serde_json::{Value, json};
@@ -23,9 +24,13 @@ fn labelled(pod: &Pod, annotations: &[(&str, &str)]) -> Value {
     annotate(label(pod_somewhere(pod), "podtap.dev/capture", "true"), annotations)
 }
 
-/// How long it may take to load a tap ahead.
-fn ahead() -> Duration {
-    Duration::from_millis(if is_slow_machine() { 3000 } else { 100 })
+/// An agent that can be asked how many taps it has ready, and where.
+fn agent(name: &str, configuration: &str) -> (Agent, SocketAddr) {
+    let address = free_address().unwrap();
+    let mut agent =
+        Agent::start_with(name, &format!("httpAddress: {address}\n{configuration}"), &[]).unwrap();
+    agent.wait_ready().unwrap();
+    (agent, address)
 }
 
 /// All packets of a record's files.
@@ -33,12 +38,29 @@ fn packets(record: &Record) -> Result<Vec<Packet>> {
     Ok(record.read()?.into_iter().flat_map(|file| file.packets).collect())
 }
 
-/// Waits until the agent has found out that a pod has no interface, and time enough to load a tap ahead.
+/// Waits until the agent has found out that a pod has no interface.
 fn wait_pending(agent: &mut Agent, pod: &str) -> Result<()> {
     let record = agent.wait_pod(pod, &["Pending"])?;
     assert_eq!(record.reason(), "InterfaceMissing");
-    std::thread::sleep(ahead());
     Ok(())
+}
+
+/// Taps that are ready, and those on new interfaces.
+fn taps(metrics: &Metrics) -> [u64; 2] {
+    ["Ready", "Attached"].map(|stage| metrics.count("podtap_provisional_taps", &[("stage", stage)]).unwrap())
+}
+
+/// Waits until so many taps at least are ready for the runs that wait for an interface, and so many on new interfaces.
+fn wait_taps(agent: &Agent, address: SocketAddr, taps: [u64; 2]) -> Result<()> {
+    let records = agent.records()?;
+    let waiting = records.iter().filter(|record| record.state() == "Pending").count() as u64;
+    // Numbers are a second old at most: these are of now when they are about the same runs.
+    Metrics::scrape_until(address, "taps to be ready", SOON, |metrics| {
+        let runs = |labels: &[(&str, &str)]| metrics.count("podtap_runs", labels).unwrap_or(0);
+        (runs(&[]), runs(&[("state", "Pending")])) == (records.len() as u64, waiting)
+            && self::taps(metrics).iter().zip(taps).all(|(now, least)| *now >= least)
+    })
+    .map(drop)
 }
 
 #[test]
@@ -51,13 +73,13 @@ fn everything_a_new_pod_sends_is_captured_from_its_first_neighbour_discovery_on(
     let b = pods.pod("b").clone();
     let cni = Cni::new("new").unwrap();
     // The first of them is the agent's very first capture.
-    let mut agent = Agent::start_with("new", &cni.configuration(), &[]).unwrap();
-    agent.wait_ready().unwrap();
+    let (mut agent, address) = agent("new", &cni.configuration());
     for name in &names {
         let a = pods.pod(name);
         pods.disconnect(a).unwrap();
         agent.apply(&format!("{name}.yaml"), &labelled(a, &[])).unwrap();
         wait_pending(&mut agent, name).unwrap();
+        wait_taps(&agent, address, [1, 0]).unwrap();
         let ping = format!("ping -c 1 -W 2 {}; ping -6 -c 1 -W 2 {}", b.v4, b.v6);
         cni::connect(&pods, a, &ping).unwrap();
         std::thread::sleep(CNI_TAKES);
@@ -93,7 +115,7 @@ fn no_packet_is_lost_or_doubled_when_a_new_interface_proves_to_be_the_pods() {
     let (a, b) = (pods.pod("a"), pods.pod("b"));
     let _sink = sink(b, 9000).unwrap();
     let cni = Cni::new("gapless").unwrap();
-    let mut agent = Agent::start_with("gapless", &cni.configuration(), &[]).unwrap();
+    let (mut agent, address) = agent("gapless", &cni.configuration());
     pods.disconnect(a).unwrap();
     // A label and an object, which want the same, and an object that wants something else.
     agent.apply("a.yaml", &labelled(a, &[("filter", "udp port 9000")])).unwrap();
@@ -109,7 +131,7 @@ fn no_packet_is_lost_or_doubled_when_a_new_interface_proves_to_be_the_pods() {
             (records.len() == 3 && records.iter().all(|record| record.state() == "Pending")).then_some(())
         })
         .unwrap();
-    std::thread::sleep(ahead());
+    wait_taps(&agent, address, [3, 0]).unwrap();
     cni::connect(&pods, a, "true").unwrap();
     let sending = Flood { rate: Some(2000), ..Flood::new(a, b, 9000, PACKETS) }.start().unwrap();
     std::thread::sleep(CNI_TAKES);
@@ -139,7 +161,7 @@ fn pods_made_at_once_never_see_each_others_packets() {
     let _sink = sink(b, 9000).unwrap();
     let cni = Cni::new("at-once").unwrap();
     let configuration = format!("{}caps: {{capturesPerNamespace: 20}}\n", cni.configuration());
-    let mut agent = Agent::start_with("at-once", &configuration, &[]).unwrap();
+    let (mut agent, address) = agent("at-once", &configuration);
     for pod in new.iter().chain([&nobody]) {
         pods.disconnect(pod).unwrap();
     }
@@ -152,6 +174,8 @@ fn pods_made_at_once_never_see_each_others_packets() {
     for name in &names {
         wait_pending(&mut agent, name).unwrap();
     }
+    // Two of the kind that two pods want, and one of each of the others.
+    wait_taps(&agent, address, [4, 0]).unwrap();
     // One that nobody asked for is made among them.
     cni::connect(&pods, nobody, "true").unwrap();
     let mut sending =
@@ -192,16 +216,20 @@ fn an_index_used_again_before_anybody_knew_never_mixes_two_pods() {
     let (a, b, c) = (pods.pod("a"), pods.pod("b"), pods.pod("c"));
     let _sink = sink(b, 9000).unwrap();
     let cni = Cni::new("reuse").unwrap();
-    let mut agent = Agent::start_with("reuse", &cni.configuration(), &[]).unwrap();
+    let (mut agent, address) = agent("reuse", &cni.configuration());
     pods.disconnect(a).unwrap();
     pods.disconnect(c).unwrap();
     agent.apply("a.yaml", &labelled(a, &[])).unwrap();
     wait_pending(&mut agent, "a").unwrap();
+    wait_taps(&agent, address, [1, 0]).unwrap();
     // Another pod's interface comes and goes, and the pod's own gets its index.
     let index = 100_000 + std::process::id() % 100_000;
     pods.connect_as(c, index).unwrap();
     Flood::new(c, b, 9000, 1000).run().unwrap();
-    assert!(Attached::on(&c.host_interface).unwrap().any(), "tapped provisionally");
+    let tapped = || Attached::on(&c.host_interface).unwrap().any();
+    agent.wait("it to be tapped provisionally", SOON, |_| tapped().then_some(())).unwrap();
+    // And the next one to be ready.
+    wait_taps(&agent, address, [1, 1]).unwrap();
     pods.disconnect(c).unwrap();
     pods.connect_as(a, index).unwrap();
     Flood::new(a, b, 9000, 50).run().unwrap();
@@ -223,7 +251,7 @@ fn without_memory_for_new_interfaces_the_record_says_what_may_be_missing() {
     let _sink = sink(b, 9000).unwrap();
     let cni = Cni::new("none").unwrap();
     let configuration = format!("{}provisionalBytes: 0\n", cni.configuration());
-    let mut agent = Agent::start_with("none", &configuration, &[]).unwrap();
+    let (mut agent, _) = agent("none", &configuration);
     pods.disconnect(a).unwrap();
     agent.apply("a.yaml", &labelled(a, &[("filter", "udp port 9000")])).unwrap();
     wait_pending(&mut agent, "a").unwrap();
@@ -249,21 +277,22 @@ fn memory_for_new_interfaces_is_bounded_and_the_oldest_give_way() {
     let _sink = sink(b, 9000).unwrap();
     let cni = Cni::new("bounded").unwrap();
     let configuration = format!("{}provisionalBytes: 3Mi\n", cni.configuration());
-    let mut agent = Agent::start_with("bounded", &configuration, &[]).unwrap();
+    let (mut agent, address) = agent("bounded", &configuration);
     for pod in pods.all().iter().filter(|pod| pod.name != "b") {
         pods.disconnect(pod).unwrap();
     }
     agent.apply("a.yaml", &labelled(a, &[("filter", "udp port 9000")])).unwrap();
     wait_pending(&mut agent, "a").unwrap();
+    wait_taps(&agent, address, [1, 0]).unwrap();
     let tapped = || others.map(|name| Attached::on(&pods.pod(name).host_interface).unwrap().sockets);
     for name in others {
         cni::connect(&pods, pods.pod(name), "true").unwrap();
-        std::thread::sleep(Duration::from_millis(50));
     }
+    agent.wait("all taps there may be", SOON, |_| (tapped().iter().sum::<u32>() >= 3).then_some(())).unwrap();
     assert_eq!(tapped(), [1, 1, 1, 0, 0, 0], "three rings of 1 MiB");
     // Those that nobody has claimed for long make room for one that is to come.
-    std::thread::sleep(Duration::from_secs(6));
-    assert!(tapped().iter().sum::<u32>() < 3, "{:?}", tapped());
+    agent.wait("one to give way", SOON, |_| (tapped().iter().sum::<u32>() < 3).then_some(())).unwrap();
+    wait_taps(&agent, address, [1, 0]).unwrap();
     cni::connect(&pods, a, "true").unwrap();
     Flood::new(a, b, 9000, 50).run().unwrap();
     cni.done(a).unwrap();
@@ -271,4 +300,33 @@ fn memory_for_new_interfaces_is_bounded_and_the_oldest_give_way() {
     agent.remove("a.yaml").unwrap();
     let record = agent.wait_pod("a", &["Stopped"]).unwrap();
     assert_eq!(record.numbers(9000).unwrap(), (0..50).collect::<Vec<_>>());
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test --kernel"]
+fn taps_for_pods_without_an_interface_are_counted_with_their_bound() {
+    let pods = Pods::with(&["a", "other"]).unwrap();
+    let (a, other) = (pods.pod("a"), pods.pod("other"));
+    pods.disconnect(a).unwrap();
+    pods.disconnect(other).unwrap();
+    let cni = Cni::new("provisional").unwrap();
+    let (agent, address) = agent("provisional", &format!("{}provisionalBytes: 8Mi\n", cni.configuration()));
+    let until =
+        |what: &str, so: &dyn Fn(&Metrics) -> bool| Metrics::scrape_until(address, what, SOON, so).unwrap();
+    let used = |metrics: &Metrics| metrics.count("podtap_provisional_rings_used_bytes", &[]).unwrap();
+    let before = until("numbers", &|metrics| {
+        metrics.count("podtap_provisional_rings_limit_bytes", &[]).unwrap() == 8 << 20
+    });
+    assert_eq!((taps(&before), used(&before)), ([0, 0], 0));
+    agent.apply("a.yaml", &label(pod_somewhere(a), "podtap.dev/capture", "true")).unwrap();
+    let ready = until("a tap to be ready", &|metrics| taps(metrics)[0] > 0);
+    assert_eq!(taps(&ready)[1], 0);
+    // Somebody else's, but that is not known yet.
+    pods.connect(other).unwrap();
+    let attached = until("a tap on the new interface", &|metrics| taps(metrics)[1] == 1);
+    let rings = used(&attached);
+    assert!((1 << 20..=8 << 20).contains(&rings), "{rings}");
+    assert_eq!(attached.count("podtap_taps_attached", &[]).unwrap(), 0, "it is no capture's");
+    agent.remove("a.yaml").unwrap();
+    until("all to be gone", &|metrics| taps(metrics) == [0, 0] && used(metrics) == 0);
 }
