@@ -8,7 +8,11 @@
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     ptr::{self, NonNull},
-    sync::atomic::{AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{
+        AtomicU32, AtomicU64,
+        Ordering::{Acquire, Relaxed, Release},
+        fence,
+    },
 };
 
 use capture_common::{BLOCK_OVERHEAD, EPB_TYPE, LARGEST_CLASS, RECORD_SLACK};
@@ -101,8 +105,11 @@ impl Ring {
 
     /// How far the kernel has reserved.
     pub(super) fn produced(&self) -> u64 {
-        // SAFETY: the page begins with this word and lives as long as `self`; it is only read.
-        unsafe { AtomicU64::from_ptr(self.producer.address.as_ptr().cast()) }.load(Ordering::Acquire)
+        // SAFETY: the page begins with this word and lives as long as `self`. It is mapped for reading only, which a
+        // relaxed load of a word may be used on, and no other access.
+        let produced = unsafe { AtomicU64::from_ptr(self.producer.address.as_ptr().cast()) }.load(Relaxed);
+        fence(Acquire);
+        produced
     }
 
     /// How far this reader is.
@@ -137,8 +144,10 @@ impl Ring {
                 break;
             }
             let record = self.data(self.position);
-            // SAFETY: a record begins with this word, aligned to 8; the kernel publishes the block by it.
-            let header = unsafe { AtomicU32::from_ptr(record.cast()) }.load(Ordering::Acquire);
+            // SAFETY: a record begins with this word, aligned to 8; the kernel publishes the block by it. Mapped for reading
+            // only, as above.
+            let header = unsafe { AtomicU32::from_ptr(record.cast()) }.load(Relaxed);
+            fence(Acquire);
             if header & BUSY != 0 {
                 // Its CPU is in the middle of it, and will be done before anybody notices.
                 break;
@@ -179,7 +188,7 @@ impl Ring {
     }
 
     fn free(&self) {
-        self.consumer_position().store(self.position, Ordering::Release);
+        self.consumer_position().store(self.position, Release);
     }
 }
 
