@@ -30,8 +30,9 @@ fn copy(path: &Path, step: usize) -> Option<Vec<u8>> {
     }
 }
 
-/// Writes at rates from a packet now and then to a flood while others copy; returns the number of copies.
-fn copies_while_writing(directory: &Path, seconds: u64) -> u64 {
+/// Writes at rates from a packet now and then to a flood while others copy: for so many seconds, and until there are so
+/// many copies, or a minute is over. Returns how many there are.
+fn copies_while_writing(directory: &Path, seconds: u64, wanted: u64) -> u64 {
     let storage = Storage::open(config(directory)).unwrap();
     let copies = AtomicU64::new(0);
     let over = AtomicBool::new(false);
@@ -58,7 +59,8 @@ fn copies_while_writing(directory: &Path, seconds: u64) -> u64 {
         let mut number = 0;
         let start = Instant::now();
         let mut clock = start;
-        while start.elapsed() < Duration::from_secs(seconds) {
+        let over_at = || Duration::from_secs(if copies.load(Relaxed) < wanted { 60 } else { seconds });
+        while start.elapsed() < over_at() {
             let (burst, pause) = [(1, 2000), (5, 1000), (30, 300), (300, 300), (3000, 100), (20_000, 0)]
                 [dice.below(6) as usize];
             let quick = dice.below(2) == 0;
@@ -67,7 +69,7 @@ fn copies_while_writing(directory: &Path, seconds: u64) -> u64 {
                     let length = if quick { 108 } else { mixed_length(number) };
                     assert_eq!(taker.append(&packet(number, length)), Append::Taken);
                     number += 1;
-                    if start.elapsed() > Duration::from_secs(seconds) {
+                    if start.elapsed() > over_at() {
                         break;
                     }
                 }
@@ -87,7 +89,7 @@ fn copies_while_writing(directory: &Path, seconds: u64) -> u64 {
 #[test]
 fn copies_taken_while_a_file_grows_are_whole() {
     let scratch = Scratch::new();
-    let copies = copies_while_writing(&scratch.0, 6);
+    let copies = copies_while_writing(&scratch.0, 6, 201);
     assert!(copies > 200, "{copies} copies");
 }
 
