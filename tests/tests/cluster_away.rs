@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use podtap_tests::cluster::outage::Broken;
 use podtap_tests::cluster::pinger::{Pinger, RATE, missing};
 use podtap_tests::cluster::podtap::{ATTACHED, CAPTURE};
@@ -157,37 +157,6 @@ fn connections_that_the_network_has_forgotten_keep_no_news_from_an_agent() {
     changing.nothing_is_missing().unwrap();
 }
 
-/// Agents that end captures after a short time without the API server; as they were when this is dropped.
-struct Impatient<'a>(&'a Cluster);
-
-impl<'a> Impatient<'a> {
-    fn agents(cluster: &'a Cluster, patience: &str) -> Result<Self> {
-        let map = cluster.get_json(&["-n", "podtap-system", "configmap", "podtap-agent"])?;
-        let config = map["data"]["agent.yaml"].as_str().context("no configuration")?;
-        let config = format!("{}\napiServerPatience: {patience}\n", config.trim_end());
-        let patch = json!({"data": {"agent.yaml": config}}).to_string();
-        let agents = Self(cluster);
-        let words =
-            ["-n", "podtap-system", "patch", "configmap", "podtap-agent", "--type=merge", "-p", &patch];
-        cluster.kubectl(&words)?;
-        agents.restart()?;
-        Ok(agents)
-    }
-
-    fn restart(&self) -> Result<()> {
-        self.0.kubectl(&["-n", "podtap-system", "rollout", "restart", "daemonset/podtap-agent"])?;
-        self.0.wait_agents()
-    }
-}
-
-impl Drop for Impatient<'_> {
-    fn drop(&mut self) {
-        if let Err(error) = Cluster::with_podtap().and_then(|_| self.restart()) {
-            eprintln!("agents may be left impatient: {error:#}");
-        }
-    }
-}
-
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn captures_end_when_the_api_server_is_away_for_longer_than_agents_wait() {
@@ -195,7 +164,7 @@ fn captures_end_when_the_api_server_is_away_for_longer_than_agents_wait() {
     if !cluster.is_own() {
         return;
     }
-    let _impatient = Impatient::agents(&cluster, "15s").unwrap();
+    let _impatient = cluster.configure_agents("apiServerPatience: 15s").unwrap();
     let pinger = Pinger::new(&cluster, "patience", "node1").unwrap();
     let record = pinger.record("to be there", |_| true).unwrap();
     let directory = format!(

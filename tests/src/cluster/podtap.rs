@@ -34,6 +34,25 @@ impl Cluster {
         self.kubectl_within(Duration::from_secs(120), &rollout).map(drop)
     }
 
+    /// Has agents start anew with these lines more in their configuration, until what is returned is dropped.
+    pub fn configure_agents(&self, lines: &str) -> Result<Configured<'_>> {
+        let map = self.get_json(&["-n", "podtap-system", "configmap", "podtap-agent"])?;
+        let config = map["data"]["agent.yaml"].as_str().context("no configuration")?;
+        let config = format!("{}\n{}\n", config.trim_end(), lines.trim_end());
+        let patch = json!({"data": {"agent.yaml": config}}).to_string();
+        let configured = Configured(self);
+        let words =
+            ["-n", "podtap-system", "patch", "configmap", "podtap-agent", "--type=merge", "-p", &patch];
+        self.kubectl(&words)?;
+        self.restart_agents()?;
+        Ok(configured)
+    }
+
+    fn restart_agents(&self) -> Result<()> {
+        self.kubectl(&["-n", "podtap-system", "rollout", "restart", "daemonset/podtap-agent"])?;
+        self.wait_agents()
+    }
+
     /// The agent's pod on a node, as the API server knows it.
     pub fn agent(&self, node: &str) -> Result<Value> {
         let on_node = format!("spec.nodeName={node}");
@@ -69,6 +88,18 @@ impl Cluster {
             Ok(copy)
         });
         fetched.collect()
+    }
+}
+
+/// Agents with another configuration than the one that is deployed.
+#[derive(Debug)]
+pub struct Configured<'a>(&'a Cluster);
+
+impl Drop for Configured<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = Cluster::with_podtap().and_then(|_| self.0.restart_agents()) {
+            eprintln!("agents may be left with a test's configuration: {error:#}");
+        }
     }
 }
 
