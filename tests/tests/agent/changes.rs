@@ -8,6 +8,8 @@ use podtap_tests::pods::Pods;
 use podtap_tests::traffic::{Flood, sink};
 use serde_json::json;
 
+use super::captured::{Captured, FILTER};
+
 #[test]
 #[ignore = "needs root: cargo xtask test --kernel"]
 fn a_capture_pauses_goes_on_and_stops() {
@@ -39,28 +41,23 @@ fn a_capture_pauses_goes_on_and_stops() {
 #[test]
 #[ignore = "needs root: cargo xtask test --kernel"]
 fn removing_the_label_stops_and_labelling_again_is_another_run() {
-    let pods = Pods::with(&["a", "b"]).unwrap();
-    let (a, b) = (pods.pod("a"), pods.pod("b"));
-    let _sink = sink(b, 9000).unwrap();
-    let mut agent = Agent::start("label").unwrap();
-    let filter = [("filter", "udp port 9000")];
-    agent.apply("a.yaml", &labelled(a, &filter)).unwrap();
-    agent.wait_pod("a", &ATTACHED).unwrap();
-    Flood::new(a, b, 9000, 50).run().unwrap();
-    agent.apply("a.yaml", &pod(a)).unwrap();
-    let first = agent.wait_pod("a", &["Stopped"]).unwrap();
+    let mut captured = Captured::by_label("label", &[], &[]);
+    captured.send(50);
+    let first = captured.unlabel();
     assert!(!first.message().is_empty() && !first.reason().is_empty());
-    Flood::new(a, b, 9000, 60).run().unwrap();
-    agent.apply("a.yaml", &labelled(a, &filter)).unwrap();
-    let second = agent
+    captured.send(60);
+    captured.agent.apply("a.yaml", &labelled(captured.pods.pod("a"), &[FILTER])).unwrap();
+    let second = captured
+        .agent
         .wait("a second run", podtap_tests::agent::SOON, |records| {
             records.iter().find(|record| ATTACHED.contains(&record.state())).cloned()
         })
         .unwrap();
     assert_ne!(first.name(), second.name());
-    Flood::new(a, b, 9000, 70).run().unwrap();
-    agent.remove("a.yaml").unwrap();
-    let records = agent
+    captured.send(70);
+    captured.agent.remove("a.yaml").unwrap();
+    let records = captured
+        .agent
         .wait("both to be over", podtap_tests::agent::SOON, |records| {
             records.iter().all(|record| record.state() == "Stopped").then(|| records.to_vec())
         })

@@ -4,27 +4,21 @@ use std::time::Duration;
 
 use podtap_tests::agent::{ATTACHED, Agent, SOON};
 use podtap_tests::blocks;
-use podtap_tests::manifest::{labelled, packet_capture, pod};
+use podtap_tests::manifest::{packet_capture, pod};
 use podtap_tests::pods::Pods;
 use podtap_tests::stalls::Stalls;
 use podtap_tests::traffic::{Flood, sink};
 use serde_json::json;
 
+use super::captured::Captured;
+
 #[test]
 #[ignore = "needs root: cargo xtask test --kernel"]
 fn rotation_by_time_loses_nothing() {
-    let pods = Pods::with(&["a", "b"]).unwrap();
-    let (a, b) = (pods.pod("a"), pods.pod("b"));
-    let _sink = sink(b, 9000).unwrap();
-    let mut agent = Agent::start("interval").unwrap();
-    agent.apply("a.yaml", &pod(a)).unwrap();
-    let spec = json!({"podNames": ["a"], "filter": "udp port 9000", "rotation": {"interval": "1s"}});
-    agent.apply("c.yaml", &packet_capture("c", spec)).unwrap();
-    agent.wait_capture("c", &ATTACHED).unwrap();
+    let mut captured = Captured::by_capture("interval", json!({"rotation": {"interval": "1s"}}));
     let stalls = Stalls::watch();
-    Flood { rate: Some(2_000), ..Flood::new(a, b, 9000, 7_000) }.run().unwrap();
-    agent.remove("c.yaml").unwrap();
-    let record = agent.wait_capture("c", &["Stopped"]).unwrap();
+    Flood { rate: Some(2_000), ..captured.flood(captured.pods.pod("a"), 7_000) }.run().unwrap();
+    let record = captured.remove_capture();
     assert_eq!(record.numbers(9000).unwrap(), (0..7_000).collect::<Vec<u64>>());
     // Three seconds and a half, in files of a second each.
     let stalled: u64 = stalls.so_far().as_nanos().try_into().unwrap();
@@ -75,15 +69,10 @@ fn files_and_record_go_when_retention_ends() {
 #[ignore = "needs root: cargo xtask test --kernel"]
 fn a_file_says_where_it_comes_from_and_is_its_owners_only() {
     use std::os::unix::fs::PermissionsExt;
-    let pods = Pods::with(&["a", "b"]).unwrap();
-    let (a, b) = (pods.pod("a"), pods.pod("b"));
-    let _sink = sink(b, 9000).unwrap();
-    let mut agent = Agent::start("about").unwrap();
-    agent.apply("a.yaml", &labelled(a, &[("filter", "udp port 9000")])).unwrap();
-    agent.wait_pod("a", &ATTACHED).unwrap();
-    Flood::new(a, b, 9000, 10).run().unwrap();
-    agent.apply("a.yaml", &pod(a)).unwrap();
-    let record = agent.wait_pod("a", &["Stopped"]).unwrap();
+    let mut captured = Captured::by_label("about", &[], &[]);
+    captured.send(10);
+    let record = captured.unlabel();
+    let a = captured.pods.pod("a");
     let file = &record.files()[0];
     let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o7777;
     assert_eq!((mode(file), mode(&record.directory())), (0o600, 0o700));

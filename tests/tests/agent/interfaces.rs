@@ -6,6 +6,8 @@ use podtap_tests::manifest::{labelled, pod};
 use podtap_tests::pods::Pods;
 use podtap_tests::traffic::{Flood, sink};
 
+use super::captured::Captured;
+
 const FILTER: [(&str, &str); 1] = [("filter", "udp port 9000")];
 
 #[test]
@@ -35,26 +37,22 @@ fn an_interface_that_appears_later_is_captured_and_again_after_it_was_away() {
 #[test]
 #[ignore = "needs root: cargo xtask test --kernel"]
 fn an_index_used_again_never_mixes_two_pods() {
-    let pods = Pods::with(&["a", "b", "c"]).unwrap();
-    let (a, b, c) = (pods.pod("a"), pods.pod("b"), pods.pod("c"));
-    let _sink = sink(b, 9000).unwrap();
-    let mut agent = Agent::start("index").unwrap();
-    agent.apply("a.yaml", &labelled(a, &FILTER)).unwrap();
-    agent.wait_pod("a", &ATTACHED).unwrap();
-    Flood::new(a, b, 9000, 10).run().unwrap();
+    let mut captured = Captured::by_label("index", &["c"], &[]);
+    let (pods, a) = (&captured.pods, captured.pods.pod("a"));
+    let c = pods.pod("c").clone();
+    captured.send(10);
     let index = std::fs::read_to_string(format!("/sys/class/net/{}/ifindex", a.host_interface)).unwrap();
-    pods.disconnect(c).unwrap();
+    pods.disconnect(&c).unwrap();
     pods.disconnect(a).unwrap();
-    pods.connect_as(c, index.trim().parse().unwrap()).unwrap();
+    pods.connect_as(&c, index.trim().parse().unwrap()).unwrap();
     assert_eq!(
         std::fs::read_to_string(format!("/sys/class/net/{}/ifindex", c.host_interface)).unwrap(),
         index
     );
-    Flood::new(c, b, 9000, 1000).run().unwrap();
-    agent.wait_pod("a", &["Pending"]).unwrap();
-    Flood::new(c, b, 9000, 1000).run().unwrap();
-    agent.apply("a.yaml", &pod(a)).unwrap();
-    let record = agent.wait_pod("a", &["Stopped"]).unwrap();
+    captured.flood(&c, 1000).run().unwrap();
+    captured.agent.wait_pod("a", &["Pending"]).unwrap();
+    captured.flood(&c, 1000).run().unwrap();
+    let record = captured.unlabel();
     let from_c = |packet: &podtap_tests::blocks::Packet| packet.data[6..12] == c.mac;
     let files = record.read().unwrap();
     assert_eq!(files.iter().flat_map(|file| &file.packets).filter(|packet| from_c(packet)).count(), 0);

@@ -11,20 +11,14 @@ use podtap_tests::tools::agree;
 use podtap_tests::traffic::{Flood, sink};
 use serde_json::json;
 
-const PORT: u16 = 9000;
-const FILTER: (&str, &str) = ("filter", "udp port 9000");
+use super::captured::{Captured, FILTER, PORT};
 
 #[test]
 #[ignore = "needs root: cargo xtask test --kernel"]
 fn a_limit_of_packets_is_exact() {
-    let pods = Pods::with(&["a", "b"]).unwrap();
-    let (a, b) = (pods.pod("a"), pods.pod("b"));
-    let _sink = sink(b, PORT).unwrap();
-    let mut agent = Agent::start("packets").unwrap();
-    agent.apply("a.yaml", &labelled(a, &[FILTER, ("max-packets", "100")])).unwrap();
-    agent.wait_pod("a", &ATTACHED).unwrap();
-    Flood::new(a, b, PORT, 20_000).run().unwrap();
-    let record = agent.wait_pod("a", &["Completed"]).unwrap();
+    let mut captured = Captured::by_label("packets", &[], &[("max-packets", "100")]);
+    captured.send(20_000);
+    let record = captured.agent.wait_pod("a", &["Completed"]).unwrap();
     assert_eq!(record.packets(), 100);
     let counted = record.packets() + record.dropped() + record.beyond_limit();
     assert_eq!(record.from_pod().matched, counted, "{}", record.json());
@@ -36,14 +30,9 @@ fn a_limit_of_packets_is_exact() {
 #[test]
 #[ignore = "needs root: cargo xtask test --kernel"]
 fn a_limit_of_bytes_is_kept() {
-    let pods = Pods::with(&["a", "b"]).unwrap();
-    let (a, b) = (pods.pod("a"), pods.pod("b"));
-    let _sink = sink(b, PORT).unwrap();
-    let mut agent = Agent::start("bytes").unwrap();
-    agent.apply("a.yaml", &labelled(a, &[FILTER, ("max-bytes", "1Mi")])).unwrap();
-    agent.wait_pod("a", &ATTACHED).unwrap();
-    Flood { frame: 1000, ..Flood::new(a, b, PORT, 10_000) }.run().unwrap();
-    let record = agent.wait_pod("a", &["Completed"]).unwrap();
+    let mut captured = Captured::by_label("bytes", &[], &[("max-bytes", "1Mi")]);
+    Flood { frame: 1000, ..captured.flood(captured.pods.pod("a"), 10_000) }.run().unwrap();
+    let record = captured.agent.wait_pod("a", &["Completed"]).unwrap();
     let bytes: u64 = record.files().iter().map(|file| file.metadata().unwrap().len()).sum();
     assert_eq!(bytes, record.bytes());
     let counted = record.packets() + record.dropped() + record.beyond_limit();

@@ -4,6 +4,7 @@
 //! Of these tests several run at once, but for those in [`alone`], which come one after the other.
 
 mod alone;
+mod captured;
 mod changes;
 mod changes_in_force;
 mod files;

@@ -8,6 +8,8 @@ use podtap_tests::pods::Pods;
 use podtap_tests::traffic::{Flood, sink};
 use serde_json::json;
 
+use super::captured::Captured;
+
 #[test]
 #[ignore = "needs root: cargo xtask test --kernel"]
 fn two_captures_of_one_pod_have_their_own_packets() {
@@ -58,13 +60,10 @@ fn pods_that_come_later_join_a_selector() {
 #[ignore = "needs root: cargo xtask test --kernel"]
 fn what_is_wrong_is_refused_with_advice_and_disturbs_nobody() {
     const PACKETS: u64 = 20_000;
-    let pods = Pods::with(&["good", "b"]).unwrap();
-    let (good, b) = (pods.pod("good"), pods.pod("b"));
-    let _sink = sink(b, 9000).unwrap();
-    let mut agent = Agent::start("wrong").unwrap();
-    agent.apply("good.yaml", &labelled(good, &[("filter", "udp port 9000")])).unwrap();
-    agent.wait_pod("good", &ATTACHED).unwrap();
-    let sending = Flood { rate: Some(5_000), ..Flood::new(good, b, 9000, PACKETS) }.start().unwrap();
+    let mut captured = Captured::by_label("wrong", &[], &[]);
+    let sending =
+        Flood { rate: Some(5_000), ..captured.flood(captured.pods.pod("a"), PACKETS) }.start().unwrap();
+    let (agent, b) = (&mut captured.agent, captured.pods.pod("b"));
 
     // Each with a word that its message must have.
     let wrong = [
@@ -123,10 +122,9 @@ fn what_is_wrong_is_refused_with_advice_and_disturbs_nobody() {
     }
 
     assert_eq!(sending.wait().unwrap().packets, PACKETS);
-    agent.apply("good.yaml", &pod(good)).unwrap();
-    let record = agent.wait_pod("good", &["Stopped"]).unwrap();
+    let record = captured.unlabel();
     assert_eq!(record.numbers(9000).unwrap(), (0..PACKETS).collect::<Vec<_>>());
-    let mut names: Vec<String> = std::fs::read_dir(agent.home())
+    let mut names: Vec<String> = std::fs::read_dir(captured.agent.home())
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();

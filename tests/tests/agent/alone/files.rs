@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use podtap_tests::agent::{ATTACHED, Agent};
 use podtap_tests::blocks;
-use podtap_tests::manifest::{labelled, packet_capture, pod};
+use podtap_tests::manifest::{packet_capture, pod};
 use podtap_tests::pods::Pods;
 use podtap_tests::stalls::Stalls;
 use podtap_tests::tools::agree;
 use podtap_tests::traffic::{Flood, sink};
 use serde_json::json;
+
+use crate::captured::{Captured, PORT};
 
 #[test]
 #[ignore = "needs root: cargo xtask test --kernel"]
@@ -69,21 +71,16 @@ fn rotation_by_size_keeps_the_newest_files_and_loses_nothing_between_them() {
 #[ignore = "needs root: cargo xtask test --kernel"]
 fn a_copy_at_any_moment_is_whole_and_at_most_a_second_old() {
     const RATE: u64 = 20_000;
-    let pods = Pods::with(&["a", "b"]).unwrap();
-    let (a, b) = (pods.pod("a"), pods.pod("b"));
-    let _sink = sink(b, 9000).unwrap();
-    let mut agent = Agent::start("copy").unwrap();
-    agent.apply("a.yaml", &labelled(a, &[("filter", "udp port 9000")])).unwrap();
-    agent.wait_pod("a", &ATTACHED).unwrap();
-    let copy = agent.home().join("copy.pcapng");
+    let mut captured = Captured::by_label("copy", &[], &[]);
+    let copy = captured.agent.home().join("copy.pcapng");
     // A quiet one, then a fast one.
     for (round, (rate, frame)) in [(100, 64), (RATE, 1400)].into_iter().enumerate() {
-        let port = 9000;
-        let sending = Flood { rate: Some(rate), frame, ..Flood::new(a, b, port, rate * 3) }.start().unwrap();
+        let flood = captured.flood(captured.pods.pod("a"), rate * 3);
+        let sending = Flood { rate: Some(rate), frame, ..flood }.start().unwrap();
         let mut largest = 0;
         for moment in 0..25 {
             std::thread::sleep(Duration::from_millis(70 + moment * 3));
-            let Some(file) = agent.records().unwrap()[0].files().pop() else { continue };
+            let Some(file) = captured.agent.records().unwrap()[0].files().pop() else { continue };
             std::fs::copy(&file, &copy).unwrap();
             let packets = blocks::read(&copy).unwrap().packets.len();
             assert!(packets >= largest, "a copy has fewer packets than one before");
@@ -96,8 +93,8 @@ fn a_copy_at_any_moment_is_whole_and_at_most_a_second_old() {
         let stalls = Stalls::watch();
         std::thread::sleep(Duration::from_secs(1));
         std::thread::sleep(stalls.so_far());
-        let record = agent.wait_pod("a", &["Capturing"]).unwrap();
-        let numbers = record.numbers(port).unwrap();
+        let record = captured.agent.wait_pod("a", &["Capturing"]).unwrap();
+        let numbers = record.numbers(PORT).unwrap();
         let expected = if round == 0 { 300 } else { 300 + RATE * 3 };
         assert_eq!(numbers.len() as u64 + record.dropped(), expected, "a second later all are there");
     }
