@@ -44,6 +44,26 @@ impl Scene {
         agent.apply(&format!("{name}.yaml"), &pod(self.pod(name))).unwrap();
     }
 
+    /// Has these captured.
+    fn capture(&self, agent: &mut Agent, names: &[&str]) {
+        for name in names {
+            self.label(agent, name);
+            agent.wait_pod(name, &ATTACHED).unwrap();
+        }
+    }
+
+    /// Asks anew for a capture of that pod, another than those: it has all that the pod sends.
+    fn capture_again(&self, agent: &mut Agent, name: &str, than: &[String]) {
+        self.unlabel(agent, name);
+        // The agent must have seen that nobody asks any more.
+        std::thread::sleep(Duration::from_millis(300));
+        self.label(agent, name);
+        another(agent, name, than, &ATTACHED);
+        self.send(name, 1000, 100);
+        self.unlabel(agent, name);
+        check(&another(agent, name, than, &["Stopped"]), 100);
+    }
+
     /// Waits until nothing is on the interfaces of these.
     fn untapped(&self, agent: &mut Agent, names: &[&str]) {
         let off = |name: &&str| !Attached::on(&self.pod(name).host_interface).unwrap().any();
@@ -78,12 +98,19 @@ fn said(agent: &mut Agent, so: impl Fn(&str) -> bool) {
         .unwrap();
 }
 
+/// The names of all runs.
+fn names(agent: &Agent) -> Vec<String> {
+    agent.records().unwrap().iter().map(|record| record.name().to_owned()).collect()
+}
+
 /// Waits for another run of that pod than those.
-fn another(agent: &mut Agent, pod: &str, than: &[&str], states: &[&str]) -> Record {
+fn another(agent: &mut Agent, pod: &str, than: &[String], states: &[&str]) -> Record {
     agent
         .wait("another run", SOON, |records| {
             let wanted = |record: &&Record| {
-                record.pod() == pod && !than.contains(&record.name()) && states.contains(&record.state())
+                record.pod() == pod
+                    && !than.iter().any(|name| name == record.name())
+                    && states.contains(&record.state())
             };
             records.iter().find(wanted).cloned()
         })
@@ -117,7 +144,8 @@ fn a_disk_is_not_filled_beyond_its_guard() {
     let sent = scene.send("a", 40_000, 60_000);
     let failed = agent.wait_pod("a", &["Failed"]).unwrap();
     assert_eq!(failed.reason(), "DiskFull");
-    assert!(!Attached::on(&scene.pod("a").host_interface).unwrap().any());
+    let on = Attached::on(&scene.pod("a").host_interface).unwrap();
+    assert!(!on.any(), "{on:?}");
     check(&failed, sent.packets);
     let used = output(Command::new("df").args(["--output=pcent"]).arg(agent.data_dir())).unwrap();
     let percent: u64 = used.trim().rsplit_once('\n').unwrap().1.trim().trim_end_matches('%').parse().unwrap();
@@ -130,18 +158,10 @@ fn a_disk_is_not_filled_beyond_its_guard() {
     for file in failed.files() {
         std::fs::remove_file(file).unwrap();
     }
-    let old: Vec<String> = agent.records().unwrap().iter().map(|record| record.name().to_owned()).collect();
-    let old: Vec<&str> = old.iter().map(String::as_str).collect();
-    for name in ["a", "c"] {
-        scene.unlabel(&agent, name);
-    }
+    let old = names(&agent);
     // The disk is looked at before anybody is refused.
     for name in ["a", "c"] {
-        scene.label(&agent, name);
-        another(&mut agent, name, &old, &ATTACHED);
-        scene.send(name, 1000, 100);
-        scene.unlabel(&agent, name);
-        check(&another(&mut agent, name, &old, &["Stopped"]), 100);
+        scene.capture_again(&mut agent, name, &old);
     }
 }
 
@@ -150,10 +170,7 @@ fn a_disk_is_not_filled_beyond_its_guard() {
 fn a_disk_that_somebody_else_fills_ends_captures_and_they_go_on_when_asked_again() {
     let scene = Scene::new();
     let mut agent = Agent::start_on_disk("full", "maxDiskPercent: 100\n", DISK_MIB).unwrap();
-    for name in ["a", "c"] {
-        scene.label(&agent, name);
-        agent.wait_pod(name, &ATTACHED).unwrap();
-    }
+    scene.capture(&mut agent, &["a", "c"]);
     // One writes all the time, the other not yet.
     let flood = Flood::new(scene.pod("a"), scene.pod("b"), PORT, 30_000);
     let sending = Flood { rate: Some(5_000), frame: 1000, ..flood }.start().unwrap();
@@ -172,16 +189,9 @@ fn a_disk_that_somebody_else_fills_ends_captures_and_they_go_on_when_asked_again
         assert!(run.contains("DiskFull"), "{run}");
     }
     assert!(agent.wait_pod("a", &["Failed"]).unwrap().packets() >= 2_000);
-    let old: Vec<String> = agent.records().unwrap().iter().map(|record| record.name().to_owned()).collect();
-    let old: Vec<&str> = old.iter().map(String::as_str).collect();
+    let old = names(&agent);
     for name in ["a", "c"] {
-        scene.unlabel(&agent, name);
-        std::thread::sleep(Duration::from_millis(300));
-        scene.label(&agent, name);
-        another(&mut agent, name, &old, &ATTACHED);
-        scene.send(name, 1000, 100);
-        scene.unlabel(&agent, name);
-        check(&another(&mut agent, name, &old, &["Stopped"]), 100);
+        scene.capture_again(&mut agent, name, &old);
     }
 }
 
@@ -193,10 +203,7 @@ fn a_data_directory_at_its_quota_takes_no_more_until_files_are_gone() {
     let address = free_address().unwrap();
     let configuration = format!("quota: 16Mi\nhttpAddress: {address}\n");
     let mut agent = Agent::start_with("quota", &configuration, &[]).unwrap();
-    for name in ["a", "c"] {
-        scene.label(&agent, name);
-        agent.wait_pod(name, &ATTACHED).unwrap();
-    }
+    scene.capture(&mut agent, &["a", "c"]);
     scene.send("c", 1000, 100);
     let sent = scene.send("a", 40_000, 20_000);
     let failed = agent.wait_pod("a", &["Failed"]).unwrap();
@@ -211,17 +218,12 @@ fn a_data_directory_at_its_quota_takes_no_more_until_files_are_gone() {
     for file in failed.files() {
         std::fs::remove_file(file).unwrap();
     }
-    scene.unlabel(&agent, "a");
     // While there is no room, the directory is counted every five seconds.
     Metrics::scrape_until(address, "the room to be seen", SOON, |metrics| {
         metrics.count("podtap_data_dir_used_bytes", &[]).unwrap() < QUOTA / 2
     })
     .unwrap();
-    scene.label(&agent, "a");
-    another(&mut agent, "a", &[failed.name()], &ATTACHED);
-    scene.send("a", 1000, 100);
-    scene.unlabel(&agent, "a");
-    check(&another(&mut agent, "a", &[failed.name()], &["Stopped"]), 100);
+    scene.capture_again(&mut agent, "a", &[failed.name().to_owned()]);
 }
 
 #[test]
@@ -229,10 +231,7 @@ fn a_data_directory_at_its_quota_takes_no_more_until_files_are_gone() {
 fn a_directory_that_becomes_read_only_ends_captures_and_they_go_on_when_asked_again() {
     let scene = Scene::new();
     let mut agent = Agent::start_on_disk("remount", "", DISK_MIB).unwrap();
-    for name in ["a", "c"] {
-        scene.label(&agent, name);
-        agent.wait_pod(name, &ATTACHED).unwrap();
-    }
+    scene.capture(&mut agent, &["a", "c"]);
     // There is no file yet that would keep it from being so.
     agent.disk().read_only().unwrap();
     scene.send("a", 1000, 500);
@@ -253,13 +252,7 @@ fn a_directory_that_becomes_read_only_ends_captures_and_they_go_on_when_asked_ag
     scene.send("c", 1000, 100);
     scene.unlabel(&agent, "c");
     check(&agent.wait_pod("c", &["Stopped"]).unwrap(), 100);
-    scene.unlabel(&agent, "a");
-    std::thread::sleep(Duration::from_millis(300));
-    scene.label(&agent, "a");
-    another(&mut agent, "a", &[failed.name()], &ATTACHED);
-    scene.send("a", 1000, 100);
-    scene.unlabel(&agent, "a");
-    check(&another(&mut agent, "a", &[failed.name()], &["Stopped"]), 100);
+    scene.capture_again(&mut agent, "a", &[failed.name().to_owned()]);
 }
 
 #[test]
@@ -267,10 +260,7 @@ fn a_directory_that_becomes_read_only_ends_captures_and_they_go_on_when_asked_ag
 fn a_disk_that_breaks_ends_captures_and_after_its_repair_the_next_agent_goes_on() {
     let scene = Scene::new();
     let mut agent = Agent::start_on_disk("broken", "", DISK_MIB).unwrap();
-    for name in ["a", "c"] {
-        scene.label(&agent, name);
-        agent.wait_pod(name, &ATTACHED).unwrap();
-    }
+    scene.capture(&mut agent, &["a", "c"]);
     let flood = |name| Flood::new(scene.pod(name), scene.pod("b"), PORT, 12_000);
     let sending = ["a", "c"].map(|name| Flood { rate: Some(2_000), ..flood(name) }.start().unwrap());
     for name in ["a", "c"] {
