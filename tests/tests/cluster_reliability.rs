@@ -5,6 +5,18 @@ use std::time::{Duration, Instant};
 use podtap_tests::cluster::pinger::{Pinger, RATE, missing};
 use podtap_tests::cluster::podtap::{AGENT, ATTACHED, CAPTURE};
 use podtap_tests::cluster::{Cluster, Namespace, PodManifest, RunningPod, wait};
+use serde_json::Value;
+
+/// Waits until the run of that name is captured into its second file.
+fn goes_on_in_a_second_file(pinger: &Pinger<'_>, name: &Value) {
+    let record = pinger
+        .record("to go on in a second file", |record| {
+            record["status"]["state"] == "Capturing"
+                && record["status"]["files"].as_array().is_some_and(|files| files.len() == 2)
+        })
+        .unwrap();
+    assert_eq!(record["metadata"]["name"], *name, "the same run");
+}
 
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
@@ -27,14 +39,8 @@ fn a_killed_agent_is_back_in_seconds_and_the_files_of_before_are_kept() {
     let killed = Instant::now();
     wait("the agent to be started again", AGENT, || Ok((restarts() > before).then_some(()))).unwrap();
     cluster.wait_agents().unwrap();
-    let record = pinger
-        .record("to go on in a second file", |record| {
-            record["status"]["state"] == "Capturing"
-                && record["status"]["files"].as_array().is_some_and(|files| files.len() == 2)
-        })
-        .unwrap();
+    goes_on_in_a_second_file(&pinger, &name);
     let away = killed.elapsed();
-    assert_eq!(record["metadata"]["name"], name, "the same run");
     let files = pinger.end().unwrap();
     assert_eq!(files.len(), 2, "{files:?}");
     assert!(files.iter().all(|numbers| missing(numbers) == 0), "{files:?}");
@@ -51,13 +57,7 @@ fn a_new_version_goes_from_node_to_node_and_runs_continue() {
     let name = pinger.record("to be there", |_| true).unwrap()["metadata"]["name"].clone();
     cluster.kubectl(&["-n", "podtap-system", "rollout", "restart", "daemonset/podtap-agent"]).unwrap();
     cluster.wait_agents().unwrap();
-    let record = pinger
-        .record("to go on in a second file", |record| {
-            record["status"]["state"] == "Capturing"
-                && record["status"]["files"].as_array().is_some_and(|files| files.len() == 2)
-        })
-        .unwrap();
-    assert_eq!(record["metadata"]["name"], name, "the same run");
+    goes_on_in_a_second_file(&pinger, &name);
     let files = pinger.end().unwrap();
     assert!(files.len() == 2 && files.iter().all(|numbers| missing(numbers) == 0), "{files:?}");
 }
