@@ -87,8 +87,10 @@ impl Pods {
         std::io::Read::read_exact(stdout, &mut ready).context("the janitor did not start")?;
         let pods = Self { tag, group, pods: Vec::new(), janitor };
         let bridge = pods.bridge();
+        // In one step it would be up first, and have an address that asks all pods for routers.
         ip(&format!(
-            "link add {bridge} type bridge forward_delay 0 mcast_snooping 0\nlink set {bridge} addrgenmode none up\n"
+            "link add {bridge} type bridge forward_delay 0 mcast_snooping 0\n\
+             link set {bridge} addrgenmode none\nlink set {bridge} up\n"
         ))?;
         Ok(pods)
     }
@@ -180,7 +182,7 @@ impl Pods {
             writeln!(
                 links,
                 "link add {host} {options} type veth peer name {INTERFACE} address {mac} netns {netns}\n\
-                 link set {host} group {group} addrgenmode none master {bridge} up"
+                 link set {host} group {group} addrgenmode none\nlink set {host} master {bridge} up"
             )?;
             // Without this, a first packet to a pod not heard of yet would reach all of them.
             writeln!(ports, "fdb add {mac} dev {host} master static\nlink set dev {host} flood off")?;
@@ -202,7 +204,7 @@ impl Pods {
         let (bridge, group, host) = (self.bridge(), self.group, &pod.host_interface);
         let mac = mac_text(pod.mac);
         format!(
-            "ip link set {host} group {group} addrgenmode none master {bridge} up && \
+            "ip link set {host} group {group} addrgenmode none && ip link set {host} master {bridge} up && \
              bridge fdb add {mac} dev {host} master static && bridge link set dev {host} flood off"
         )
     }
