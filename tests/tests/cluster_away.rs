@@ -15,10 +15,7 @@ const RESUMED: [&str; 3] = ["packetcaptures", "capturepolicies", "namespaces"];
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn without_an_api_server_for_a_minute_nothing_is_lost_and_the_record_catches_up() {
-    let cluster = Cluster::with_podtap().unwrap();
-    if !cluster.is_own() {
-        return;
-    }
+    let Some(cluster) = Cluster::own_with_podtap().unwrap() else { return };
     let pinger = Pinger::new(&cluster, "away", "node1").unwrap();
     let before = pinger.record("to be there", |_| true).unwrap()["status"]["packets"].as_u64().unwrap();
     let away = cluster.without_api_server().unwrap();
@@ -105,10 +102,7 @@ impl<'a> Changing<'a> {
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn watches_that_have_expired_are_listed_anew_and_captures_go_on() {
-    let cluster = Cluster::with_podtap().unwrap();
-    if !cluster.is_own() {
-        return;
-    }
+    let Some(cluster) = Cluster::own_with_podtap().unwrap() else { return };
     let changing = Changing::begin(&cluster, "expired").unwrap();
     let before = cluster.agent_metrics("node2").unwrap();
     let cut = cluster.cut("node2", Broken::Refusing).unwrap();
@@ -140,10 +134,7 @@ fn watches_that_have_expired_are_listed_anew_and_captures_go_on() {
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn connections_that_the_network_has_forgotten_keep_no_news_from_an_agent() {
-    let cluster = Cluster::with_podtap().unwrap();
-    if !cluster.is_own() {
-        return;
-    }
+    let Some(cluster) = Cluster::own_with_podtap().unwrap() else { return };
     let changing = Changing::begin(&cluster, "silent").unwrap();
     let cut = cluster.cut("node2", Broken::Silent).unwrap();
     let begun = Instant::now();
@@ -160,10 +151,7 @@ fn connections_that_the_network_has_forgotten_keep_no_news_from_an_agent() {
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn captures_end_when_the_api_server_is_away_for_longer_than_agents_wait() {
-    let cluster = Cluster::with_podtap().unwrap();
-    if !cluster.is_own() {
-        return;
-    }
+    let Some(cluster) = Cluster::own_with_podtap().unwrap() else { return };
     let _impatient = cluster.configure_agents("apiServerPatience: 15s").unwrap();
     let pinger = Pinger::new(&cluster, "patience", "node1").unwrap();
     let record = pinger.record("to be there", |_| true).unwrap();

@@ -85,10 +85,7 @@ fn cluster_pods_find_the_api_server_and_their_tokens_name_their_node() {
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn cluster_goes_on_after_its_api_server_was_away_and_a_kubelet_was_ended() {
-    let cluster = Cluster::get().unwrap();
-    if !cluster.is_own() {
-        return;
-    }
+    let Some(cluster) = Cluster::own().unwrap() else { return };
     let namespace = Namespace::make(&cluster, "harness", &[]).unwrap();
     let pod = namespace.run(&PodManifest::new("before").on("node2")).unwrap();
     cluster.stop("api").unwrap();
@@ -109,10 +106,7 @@ fn cluster_goes_on_after_its_api_server_was_away_and_a_kubelet_was_ended() {
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn cluster_nodes_have_pods_interfaces_and_files_of_their_own() {
-    let cluster = Cluster::get().unwrap();
-    if !cluster.is_own() {
-        return;
-    }
+    let Some(cluster) = Cluster::own().unwrap() else { return };
     let namespace = Namespace::make(&cluster, "harness", &[]).unwrap();
     let pods = ["node1", "node2"].map(|node| PodManifest::new(&format!("on-{node}")).on(node));
     for pod in namespace.run_all(&pods).unwrap() {

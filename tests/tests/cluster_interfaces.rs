@@ -182,10 +182,7 @@ impl Drop for StaticPod<'_> {
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn a_static_pods_interface_goes_by_its_hash() {
-    let cluster = Cluster::with_podtap().unwrap();
-    if !cluster.is_own() {
-        return;
-    }
+    let Some(cluster) = Cluster::own_with_podtap().unwrap() else { return };
     let namespace = namespace(&cluster, "static").unwrap();
     let pods = namespace.run(&PodManifest::new("peer").on("node1")).unwrap();
     namespace

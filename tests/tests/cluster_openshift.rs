@@ -25,10 +25,7 @@ impl Drop for Definitions<'_> {
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn the_overlay_for_openshift_is_made_of_what_openshift_knows() {
-    let cluster = Cluster::get().unwrap();
-    if !cluster.is_own() {
-        return;
-    }
+    let Some(cluster) = Cluster::own().unwrap() else { return };
     let _definitions = Definitions(&cluster);
     cluster.kubectl(&["apply", "-f", DEFINITIONS]).unwrap();
     let _namespace = Namespace::named(&cluster, "openshift", &[]).unwrap();

@@ -2,29 +2,26 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::{Result, ensure};
 use podtap_tests::cluster::pinger::{Pinger, RATE, missing};
 use podtap_tests::cluster::podtap::{AGENT, ATTACHED, CAPTURE};
 use podtap_tests::cluster::{Cluster, Namespace, PodManifest, RunningPod, wait};
 use serde_json::Value;
 
 /// Waits until the run of that name is captured into its second file.
-fn goes_on_in_a_second_file(pinger: &Pinger<'_>, name: &Value) {
-    let record = pinger
-        .record("to go on in a second file", |record| {
-            record["status"]["state"] == "Capturing"
-                && record["status"]["files"].as_array().is_some_and(|files| files.len() == 2)
-        })
-        .unwrap();
-    assert_eq!(record["metadata"]["name"], *name, "the same run");
+fn goes_on_in_a_second_file(pinger: &Pinger<'_>, name: &Value) -> Result<()> {
+    let record = pinger.record("to go on in a second file", |record| {
+        record["status"]["state"] == "Capturing"
+            && record["status"]["files"].as_array().is_some_and(|files| files.len() == 2)
+    })?;
+    ensure!(record["metadata"]["name"] == *name, "another run than {name}: {record:#}");
+    Ok(())
 }
 
 #[test]
 #[ignore = "needs a cluster: cargo xtask test --cluster"]
 fn a_killed_agent_is_back_in_seconds_and_the_files_of_before_are_kept() {
-    let cluster = Cluster::with_podtap().unwrap();
-    if !cluster.is_own() {
-        return eprintln!("not the project's own cluster: nothing is killed there");
-    }
+    let Some(cluster) = Cluster::own_with_podtap().unwrap() else { return };
     let pinger = Pinger::new(&cluster, "killed", "node1").unwrap();
     let name = pinger.record("to be there", |_| true).unwrap()["metadata"]["name"].clone();
     let restarts = || -> u64 {
@@ -39,7 +36,7 @@ fn a_killed_agent_is_back_in_seconds_and_the_files_of_before_are_kept() {
     let killed = Instant::now();
     wait("the agent to be started again", AGENT, || Ok((restarts() > before).then_some(()))).unwrap();
     cluster.wait_agents().unwrap();
-    goes_on_in_a_second_file(&pinger, &name);
+    goes_on_in_a_second_file(&pinger, &name).unwrap();
     let away = killed.elapsed();
     let files = pinger.end().unwrap();
     assert_eq!(files.len(), 2, "{files:?}");
@@ -57,7 +54,7 @@ fn a_new_version_goes_from_node_to_node_and_runs_continue() {
     let name = pinger.record("to be there", |_| true).unwrap()["metadata"]["name"].clone();
     cluster.kubectl(&["-n", "podtap-system", "rollout", "restart", "daemonset/podtap-agent"]).unwrap();
     cluster.wait_agents().unwrap();
-    goes_on_in_a_second_file(&pinger, &name);
+    goes_on_in_a_second_file(&pinger, &name).unwrap();
     let files = pinger.end().unwrap();
     assert!(files.len() == 2 && files.iter().all(|numbers| missing(numbers) == 0), "{files:?}");
 }
@@ -82,7 +79,7 @@ fn a_flood_of_500_label_changes_ends_as_the_last_ones_say() {
         }
     }
     namespace.kubectl(&["label", "pod", "p0", "p1", &format!("{CAPTURE}=true")]).unwrap();
-    let attached = || -> anyhow::Result<Vec<String>> {
+    let attached = || -> Result<Vec<String>> {
         let mut pods: Vec<String> = namespace
             .records()?
             .iter()

@@ -54,6 +54,11 @@ impl Cluster {
         Ok(Self { kubectl, own: kubeconfig == own, kubeconfig, _scratch: None })
     }
 
+    /// The same for tests that stop its parts or look into its nodes: none when it is not [our own](Self::is_own).
+    pub fn own() -> Result<Option<Self>> {
+        Ok(Some(Self::get()?).filter(Self::is_own))
+    }
+
     /// The file that says where it is and who speaks to it.
     pub fn kubeconfig(&self) -> &Path {
         &self.kubeconfig

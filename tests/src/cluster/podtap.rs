@@ -27,6 +27,11 @@ impl Cluster {
         Ok(cluster)
     }
 
+    /// The same for tests that stop its parts or look into its nodes: none when it is not [our own](Self::is_own).
+    pub fn own_with_podtap() -> Result<Option<Self>> {
+        Self::own()?.map(|_| Self::with_podtap()).transpose()
+    }
+
     /// Waits until every node's agent is ready, in the version that was asked for last.
     pub fn wait_agents(&self) -> Result<()> {
         let rollout =
