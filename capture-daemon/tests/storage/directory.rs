@@ -1,6 +1,9 @@
 //! The data directory: whose it is, and that nothing leads out of it.
 
-use std::{fs, os::unix::fs::symlink};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt as _, symlink},
+};
 
 use capture_daemon::storage::{Append, Storage, StorageError};
 
@@ -91,6 +94,32 @@ fn links_are_not_followed() {
     run.write_json(b"mine").unwrap();
     assert_eq!(fs::read(elsewhere.join("run.json")).unwrap(), b"{}");
     assert_eq!(run.read_json().unwrap().unwrap(), b"mine");
+}
+
+#[test]
+fn a_directory_that_the_agent_may_not_read_keeps_it_from_nothing() {
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    let scratch = Scratch::new();
+    let (foreign, own) = (scratch.0.join("backup"), scratch.0.join("shop/web-0"));
+    fs::create_dir_all(foreign.join("of-mine")).unwrap();
+    fs::create_dir_all(&own).unwrap();
+    fs::write(own.join("run.json"), [0; 1234]).unwrap();
+    let readable = |mode| fs::set_permissions(&foreign, fs::Permissions::from_mode(mode)).unwrap();
+    readable(0);
+    let opened = std::thread::scope(|scope| {
+        let open = scope.spawn(|| {
+            // On Kubernetes root is without its powers, as this thread is from now on.
+            let mut sets = capabilities(None).unwrap();
+            sets.effective -= CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH;
+            set_capabilities(None, sets).unwrap();
+            assert!(fs::read_dir(&foreign).is_err());
+            let storage = Storage::open(config(&scratch.0))?;
+            Ok::<_, StorageError>((storage.usage().used, storage.runs()?.len()))
+        });
+        open.join().unwrap()
+    });
+    readable(0o700);
+    assert_eq!(opened.map_err(|error| error.to_string()), Ok((1234, 1)));
 }
 
 #[test]
