@@ -1,5 +1,7 @@
 //! What an agent may do on a cluster, and on which node.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use podtap_tests::cluster::Namespace;
 use podtap_tests::kubectl::Kubectl;
 use serde_json::json;
@@ -17,8 +19,11 @@ struct Agent {
 
 impl Agent {
     fn on(node: &str) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         let admin = admin();
-        let pod = format!("token-{node}-{}", std::process::id());
+        // Of tests that run at once, each has its own.
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let pod = format!("token-{node}-{}-{number}", std::process::id());
         // Its image is nowhere, so it never runs; that it is bound to the node is all that counts.
         let object = json!({
             "apiVersion": "v1", "kind": "Pod",

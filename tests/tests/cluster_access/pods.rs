@@ -29,6 +29,14 @@ fn captured() -> Value {
     json!({LABEL: "true"})
 }
 
+/// Two who may edit in that namespace, of whom jane may capture there.
+fn dev_and_jane(admin: &Kubectl, space: &Namespace<'_>) -> (Kubectl, Kubectl) {
+    for (role, user) in [("edit", "dev"), ("edit", "jane"), ("podtap-user", "jane")] {
+        admin.bind(space.name(), role, user).unwrap();
+    }
+    (Kubectl::person("dev", &[]).unwrap(), Kubectl::person("jane", &[]).unwrap())
+}
+
 /// Workloads of every kind that hold a template.
 fn workloads(labels: &Value) -> Vec<Value> {
     let mut labels = labels.clone();
@@ -66,10 +74,7 @@ fn a_pod_is_labelled_by_who_may_capture_and_by_nobody_else() {
     let admin = admin();
     let space = Namespace::make(&admin.cluster, "label", &[]).unwrap();
     let in_space = ["-n", space.name()];
-    admin.bind(space.name(), "edit", "dev").unwrap();
-    admin.bind(space.name(), "edit", "jane").unwrap();
-    admin.bind(space.name(), "podtap-user", "jane").unwrap();
-    let (dev, jane) = (Kubectl::person("dev", &[]).unwrap(), Kubectl::person("jane", &[]).unwrap());
+    let (dev, jane) = dev_and_jane(&admin, &space);
     let create: Vec<&str> = [&in_space[..], &CREATE].concat();
 
     let labelled = pod("new", captured(), json!({}));
@@ -141,10 +146,7 @@ fn a_pod_is_labelled_by_who_may_capture_and_by_nobody_else() {
 fn templates_are_looked_at_like_the_pods_that_come_of_them() {
     let admin = admin();
     let space = Namespace::make(&admin.cluster, "templates", &[]).unwrap();
-    admin.bind(space.name(), "edit", "dev").unwrap();
-    admin.bind(space.name(), "edit", "jane").unwrap();
-    admin.bind(space.name(), "podtap-user", "jane").unwrap();
-    let (dev, jane) = (Kubectl::person("dev", &[]).unwrap(), Kubectl::person("jane", &[]).unwrap());
+    let (dev, jane) = dev_and_jane(&admin, &space);
     let create: Vec<&str> = [&["-n", space.name()][..], &CREATE].concat();
     // `edit` does not cover these, but other roles may.
     admin
