@@ -168,14 +168,22 @@ pub(super) fn instructions(code: &[Insn]) -> Result<Vec<bpf_insn>, DatapathError
     copy_instructions(bytes.as_flattened()).map_err(|error| DatapathError::Object(error.to_string()))
 }
 
-/// Loads a program; on refusal a second time, for the verifier's log.
+/// Loads a program; on refusal once more, for the verifier's log.
 #[doc(alias = "BPF_PROG_LOAD")]
 pub(super) fn load_program(spec: &ProgramSpec<'_>) -> Result<OwnedFd, DatapathError> {
     /// The end of the log says why.
     const LOG_TAIL: usize = 2000;
-    let source = match try_load(spec, &mut []) {
-        Ok(program) => return Ok(program),
-        Err(error) => error,
+    /// The verifier gives up with `EAGAIN` when its thread gets a signal, be it SIGCONT or a profiler's; it takes some
+    /// milliseconds, so whoever is disturbed all the time has something else to complain of.
+    const ATTEMPTS: usize = 50;
+    let mut attempts = (0..ATTEMPTS).map(|_| try_load(spec, &mut []));
+    let settled = |result: &io::Result<OwnedFd>| {
+        result.as_ref().err().is_none_or(|error| error.kind() != io::ErrorKind::WouldBlock)
+    };
+    let source = match attempts.find(settled) {
+        Some(Ok(program)) => return Ok(program),
+        Some(Err(error)) => error,
+        None => io::ErrorKind::WouldBlock.into(),
     };
     let mut log = vec![0u8; 16 << 20];
     let _ = try_load(spec, &mut log);

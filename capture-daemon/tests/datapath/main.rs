@@ -14,5 +14,6 @@ mod large;
 mod limits;
 mod others;
 mod ring;
+mod signals;
 mod take_over;
 mod vlan;
