@@ -1,6 +1,8 @@
 //! Pods that are made while somebody wants to capture them: whose interface it is gets known last, and what they send
 //! first must be there all the same.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
