@@ -39,6 +39,9 @@ use crate::{
 
 /// How often windows, retention and the like are looked at.
 const TICK: Duration = Duration::from_millis(100);
+/// While many taps are being made, how long answers are gathered before they are dealt with: each mapping made and file
+/// written starts a grace period, and attaching would have to wait for its end and for another one.
+const MEANWHILE: Duration = Duration::from_millis(50);
 /// How often counters are read and records written.
 const REPORT: Duration = Duration::from_secs(1);
 /// How often `run.json` is written while nothing but counters change.
@@ -169,7 +172,13 @@ impl Engine {
             let mut links = Vec::new();
             match events.recv_timeout(TICK) {
                 Ok(Event::Shutdown) | Err(RecvTimeoutError::Disconnected) => break,
-                Ok(event) => self.event(event, &mut links),
+                Ok(event) => {
+                    self.event(event, &mut links);
+                    if self.node.workers.many() {
+                        // What else the workers answer meanwhile is dealt with in one go.
+                        thread::sleep(MEANWHILE);
+                    }
+                }
                 Err(RecvTimeoutError::Timeout) => {}
             }
             let mut shutdown = false;

@@ -62,6 +62,12 @@ impl Workers {
         // The threads live as long as this sender.
         let _ = self.jobs.send(Box::new(job));
     }
+
+    /// Whether so many jobs wait that nobody is in a hurry.
+    #[must_use]
+    pub fn many(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > MANY
+    }
 }
 
 /// Whether a thread lets others go first.
