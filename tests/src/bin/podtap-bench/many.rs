@@ -152,7 +152,7 @@ fn one_round(pods: &Pods, mode: &str) -> Result<Found> {
     let (attached, meanwhile) = thread::scope(|scope| {
         let links = scope.spawn(|| {
             thread::sleep(Duration::from_millis(20));
-            links_made(tag, &going, 20, Duration::from_millis(200))
+            links_made(tag, &going, 20, Duration::from_millis(50))
         });
         let attached = label_all(&mut agent, &manifests, &interfaces);
         going.store(false, Ordering::Relaxed);
