@@ -26,6 +26,7 @@ const TESTS: [(&str, Chosen); 6] = [
             "a_full_ring_is_counted",
             "bytes::snap_length_cuts",
             "exceeds_the_largest_record",
+            "a_signal_in_the_middle",
         ]),
     ),
     ("capture-daemon-filter", Chosen::All),
