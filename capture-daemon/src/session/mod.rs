@@ -196,7 +196,7 @@ impl Session {
 
     /// What is kept of the run: what is counted now, too.
     fn kept(&self) -> Run {
-        Run { counted: self.counted(), ..self.run.clone() }
+        Run { counted: self.counted(), delivered: self.progress.delivered(), ..self.run.clone() }
     }
 
     /// Something happened: the session is to be looked at in this turn.

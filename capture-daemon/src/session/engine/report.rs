@@ -47,7 +47,6 @@ impl Engine {
                 continue;
             }
             (session.moved, session.files_moved) = (false, false);
-            session.run.delivered = session.progress.delivered();
             let kept = serde_json::to_vec_pretty(&session.kept())
                 .map_err(|error| error.to_string())
                 .and_then(|json| session.dir.write_json(&json).map_err(|error| error.to_string()));
@@ -56,6 +55,10 @@ impl Engine {
                 warn!(record = session.run.record, error, "cannot write run.json; trying on");
             }
             let show = news || changed && kept.is_ok();
+            if show {
+                // Only what is shown: what came since the counters were read is the next report's news.
+                session.run.delivered = session.progress.delivered();
+            }
             let shown = !show || session.run.expired || self.records.publish(&record(session));
             session.unwritten = kept.is_err() || !shown;
         }
