@@ -18,17 +18,21 @@ use crate::count::Counted;
 use crate::flood::passed;
 use crate::report::{Judged, Measure, Row, Target};
 use crate::stats::Values;
-use crate::{cpu, machine};
+use crate::tool::{Job, Tool};
+use crate::{cpu, flood, machine};
 
 const MANIFEST: &str = "held.json";
 const FILES: u64 = 16;
 const FILE_BYTES: u64 = 256 << 20;
+/// Bytes of a full packet. Held that long, a flood of these is more than the page cache can put off writing.
+const FULL: usize = 1400;
+const BESIDE: Judged = Judged::RatioTo(Tool::Tcpdump);
 
 /// Runs the row: once, whatever the number of rounds.
 pub(crate) fn run(bench: &mut Bench) -> Result<Row> {
     let mut measures = Vec::new();
     let mut remarks = Vec::new();
-    for (frame, seconds) in [(64, 180.0), (1400, 60.0)] {
+    for (frame, seconds) in [(64, 180.0), (FULL, 60.0)] {
         let held = hold(bench, frame, bench.seconds(seconds))?;
         let name = |what: &str| format!("{frame} B: {what}");
         let own = |what: &str, unit, judged, target, value: f64| {
@@ -59,6 +63,12 @@ pub(crate) fn run(bench: &mut Bench) -> Result<Row> {
                 held.cpu.as_secs_f64() * 1e6 / sent as f64,
             ),
         ]);
+        if frame == FULL && bench.takes(Tool::Tcpdump) {
+            let mut captured = Measure::new(name("captured"), "Mpps", BESIDE, Target::AtLeast(1.8));
+            captured.push(Tool::Podtap, record.packets() as f64 / held.sent.seconds / 1e6);
+            captured.push(Tool::Tcpdump, by_tcpdump(bench, frame, bench.seconds(seconds))?);
+            measures.push(captured);
+        }
         remarks.push(format!(
             "{frame} B: {sent} packets in {:.0} s; {} written in all; memory {:.0} MiB; drops {}; {} files kept, read whole, with {} packets.",
             held.sent.seconds,
@@ -151,6 +161,19 @@ fn hold(bench: &mut Bench, frame: usize, seconds: f64) -> Result<Held> {
         growth,
         cpu: spent,
     })
+}
+
+/// Millions of packets a second that tcpdump captures of such a flood, with files of the same size and number.
+fn by_tcpdump(bench: &mut Bench, frame: usize, seconds: f64) -> Result<f64> {
+    machine::settle_disk()?;
+    let pod = bench.flooder()?;
+    let running = bench.tools.rotating_tcpdump(&Job::new(&pod), FILE_BYTES, FILES)?;
+    let process = running.process().context("tcpdump does not run")?;
+    let sent = flood::flood(&pod, frame, seconds)?;
+    cpu::until_quiet(process)?;
+    let captured = bench.tools.end(running, PORT)?.packets;
+    bench.progress(&format!("tcpdump: {captured} of {} packets", sent.packets));
+    Ok(captured as f64 / sent.seconds / 1e6)
 }
 
 fn size(files: &[PathBuf]) -> Result<u64> {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use podtap_tests::agent::{ATTACHED, Agent};
 use podtap_tests::manifest;
 use podtap_tests::pods::Pod;
@@ -79,6 +79,8 @@ enum Capture {
     Podtap(String, u32),
     /// tcpdump or dumpcap, what it says, and where it writes.
     Program(Process, PathBuf, PathBuf),
+    /// tcpdump that keeps the newest of several files, what it says, and their directory.
+    Rotating(Process, PathBuf, PathBuf),
 }
 
 /// What came of a capture.
@@ -117,20 +119,33 @@ impl Tools {
             Tool::None => Capture::Nothing,
             Tool::Podtap => self.podtap(job)?,
             Tool::Tcpdump => {
-                let mut command = Command::new("tcpdump");
-                // As root: Debian's gives its rights up, and could then not write here.
-                command.args(["-Z", "root", "-n", "-B", "65536"]);
-                self.program(command, job, "listening on")?
+                let file = self.directory().join("capture");
+                let (process, said) = self.program(tcpdump(), job, "listening on", &file)?;
+                Capture::Program(process, said, file)
             }
             Tool::Dumpcap => {
                 let mut command = Command::new("dumpcap");
                 command.args(["-q", "-B", "64"]);
-                self.program(command, job, "File: ")?
+                let file = self.directory().join("capture");
+                let (process, said) = self.program(command, job, "File: ", &file)?;
+                Capture::Program(process, said, file)
             }
         };
         // Past its own start.
         std::thread::sleep(Duration::from_millis(100));
         Ok(Running { tool, what })
+    }
+
+    /// Starts a tcpdump that keeps the newest `files` files of so many bytes.
+    pub(crate) fn rotating_tcpdump(&self, job: &Job<'_>, file_bytes: u64, files: u64) -> Result<Running> {
+        let directory = self.directory().join("rotating");
+        std::fs::create_dir(&directory)?;
+        let mut command = tcpdump();
+        // In millions of bytes.
+        command.args(["-C", &(file_bytes / 1_000_000).to_string(), "-W", &files.to_string()]);
+        let (process, said) = self.program(command, job, "listening on", &directory.join("capture"))?;
+        std::thread::sleep(Duration::from_millis(100));
+        Ok(Running { tool: Tool::Tcpdump, what: Capture::Rotating(process, said, directory) })
     }
 
     fn podtap(&mut self, job: &Job<'_>) -> Result<Capture> {
@@ -147,33 +162,43 @@ impl Tools {
         Ok(Capture::Podtap(name, self.agent.process().id()))
     }
 
-    fn program(&self, mut command: Command, job: &Job<'_>, ready: &str) -> Result<Capture> {
-        let (file, said) = (self.directory().join("capture"), self.directory().join("said"));
+    fn program(
+        &self,
+        mut command: Command,
+        job: &Job<'_>,
+        ready: &str,
+        file: &Path,
+    ) -> Result<(Process, PathBuf)> {
+        let said = self.directory().join("said");
         let log = std::fs::File::create(&said)?;
         command.args(["-i", &job.pod.host_interface]);
         if let Some(snap) = job.snap {
             command.args(["-s", &snap.to_string()]);
         }
-        command.arg("-w").arg(&file).stdout(log.try_clone()?).stderr(log);
+        command.arg("-w").arg(file).stdout(log.try_clone()?).stderr(log);
         let process = Process::start(&mut command)?;
         let deadline = Instant::now() + Duration::from_secs(10);
         while !std::fs::read_to_string(&said)?.contains(ready) {
             ensure!(Instant::now() < deadline, "{command:?}: {}", std::fs::read_to_string(&said)?);
             std::thread::sleep(Duration::from_millis(5));
         }
-        Ok(Capture::Program(process, said, file))
+        Ok((process, said))
     }
 
     /// Ends a capture, counts what it left, and removes it.
     pub(crate) fn end(&mut self, running: Running, port: u16) -> Result<Outcome> {
         match running.what {
             Capture::Nothing => Ok(Outcome::default()),
-            Capture::Program(mut process, said, file) => {
-                process.signal(libc::SIGINT)?;
-                let status = process.wait(Duration::from_secs(60))?;
-                if !status.success() {
-                    bail!("{}: {status}: {}", running.tool.name(), std::fs::read_to_string(said)?);
-                }
+            Capture::Rotating(process, said, directory) => {
+                let said = interrupted(running.tool, process, &said)?;
+                let packets = said.lines().find_map(|line| line.strip_suffix(" packets captured"));
+                let packets = packets.and_then(|number| number.parse().ok());
+                std::fs::remove_dir_all(directory)?;
+                // What was in the files that are gone is known to it alone.
+                Ok(Outcome { packets: packets.context(said)?, ordered: true, record: None })
+            }
+            Capture::Program(process, said, file) => {
+                interrupted(running.tool, process, &said)?;
                 let counted = count::packets(&file, port)?;
                 std::fs::remove_file(file)?;
                 Ok(Outcome { packets: counted.packets, ordered: counted.ordered, record: None })
@@ -193,13 +218,29 @@ impl Tools {
     }
 }
 
+fn tcpdump() -> Command {
+    let mut command = Command::new("tcpdump");
+    // As root: Debian's gives its rights up, and could then not write here.
+    command.args(["-Z", "root", "-n", "-B", "65536"]);
+    command
+}
+
+/// Ends a program as Ctrl-C does; what it said.
+fn interrupted(tool: Tool, mut process: Process, said: &Path) -> Result<String> {
+    process.signal(libc::SIGINT)?;
+    let status = process.wait(Duration::from_secs(60))?;
+    let said = std::fs::read_to_string(said)?;
+    ensure!(status.success(), "{}: {status}: {said}", tool.name());
+    Ok(said)
+}
+
 impl Running {
     /// The process that captures.
     pub(crate) fn process(&self) -> Option<u32> {
         match &self.what {
             Capture::Nothing => None,
             Capture::Podtap(_, process) => Some(*process),
-            Capture::Program(process, ..) => Some(process.id()),
+            Capture::Program(process, ..) | Capture::Rotating(process, ..) => Some(process.id()),
         }
     }
 }
