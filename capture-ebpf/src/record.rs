@@ -1,7 +1,7 @@
 //! A ring record: a finished pcapng block (draft-ietf-opsawg-pcapng, section 4.3).
 
 use aya_ebpf::maps::ring_buf::RingBufBytes;
-use capture_common::{BLOCK_OVERHEAD, CLASSES, DATA_OFFSET, EPB_TYPE, FLAG_OUTBOUND, RECORD_SLACK};
+use capture_common::{BLOCK_OVERHEAD, CLASSES, DATA_OFFSET, EPB_TYPE, FLAG_OUTBOUND, RECORD_SLACK, padded};
 
 use crate::{
     clock::boot_ns,
@@ -41,7 +41,7 @@ impl Block {
     #[inline(always)]
     pub(crate) unsafe fn emit(self) -> bool {
         let tag = self.frame.tag(self.captured);
-        let total = BLOCK_OVERHEAD + ((self.captured as u32 + 3) & !3);
+        let total = BLOCK_OVERHEAD + padded(self.captured as u32);
         // SAFETY: the control words are in a map that lives as long as the program.
         let time = unsafe { boot_ns().wrapping_add(control!(clock_offset).read_volatile()) };
         let head = [
