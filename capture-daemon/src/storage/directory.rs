@@ -15,7 +15,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{StorageError, names};
+use super::{StorageError, names, remover::Remover};
 
 const LOCK: &str = ".lock";
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY);
@@ -26,6 +26,7 @@ const PRIVATE: Mode = Mode::RWXU;
 pub(super) struct DataDir {
     path: PathBuf,
     directory: OwnedFd,
+    remover: Remover,
     /// Held as long as this lives; the kernel lets go of it when the process dies.
     _lock: OwnedFd,
 }
@@ -56,7 +57,8 @@ impl DataDir {
         if let Ok(file) = open_below(directory.as_fd(), LOCK, OFlags::WRONLY | OFlags::TRUNC, Mode::empty()) {
             let _ = writeln!(File::from(file), "{}", std::process::id());
         }
-        Ok(Self { path: path.to_owned(), directory, _lock: lock })
+        let remover = Remover::start().map_err(failed("start a thread for"))?;
+        Ok(Self { path: path.to_owned(), directory, remover, _lock: lock })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -65,6 +67,11 @@ impl DataDir {
 
     pub(super) fn as_fd(&self) -> BorrowedFd<'_> {
         self.directory.as_fd()
+    }
+
+    /// Who frees the room of removed files.
+    pub(super) const fn remover(&self) -> &Remover {
+        &self.remover
     }
 }
 

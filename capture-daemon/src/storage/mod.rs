@@ -20,6 +20,7 @@ mod names;
 mod node;
 mod pool;
 mod recovery;
+mod remover;
 mod run;
 mod spec;
 mod stream;

@@ -18,7 +18,7 @@ use super::{
     FileInfo, FileName, Left, Recovered, StorageError,
     accounts::{Account, Accounts},
     directory::{DataDir, list, open_below, size_of, subdirectory},
-    names,
+    names, remover,
 };
 
 /// The truth about a run; what it says is not storage's business.
@@ -280,15 +280,21 @@ impl RunDir {
     }
 
     /// Removes one file of this directory and returns how long it was; nothing when it is not there, or somebody else
-    /// was faster.
+    /// was faster. The room of a large one is free some time later.
     pub(super) fn remove_file(&self, name: &str) -> Result<Option<u64>, StorageError> {
         let bytes = size_of(self.as_fd(), name).map_err(|error| self.failed("stat", name, error))?;
+        // Without it the file is freed as its name goes.
+        let held = (bytes > remover::AT_ONCE)
+            .then(|| open_below(self.as_fd(), name, OFlags::WRONLY | OFlags::NONBLOCK, Mode::empty()).ok());
         match rustix::fs::unlinkat(self.as_fd(), name, AtFlags::empty()) {
             Ok(()) => {}
             Err(Errno::NOENT) => return Ok(None),
             Err(error) => return Err(self.failed("remove", name, error)),
         }
         self.inner.account.removed(bytes);
+        if let Some(file) = held.flatten() {
+            self.inner.data.remover().free(file);
+        }
         Ok(Some(bytes))
     }
 
