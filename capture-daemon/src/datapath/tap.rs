@@ -55,6 +55,12 @@ impl Tap {
         Ok(Self { mode, directions, control, ring, counting, programs, attached: None })
     }
 
+    /// How the tap is to be attached, or is.
+    #[must_use]
+    pub const fn mode(&self) -> AttachMode {
+        self.mode
+    }
+
     /// The tap's ring, once: for the consumer.
     pub fn ring(&mut self) -> Result<Ring, DatapathError> {
         self.ring.take().ok_or(DatapathError::RingTaken)

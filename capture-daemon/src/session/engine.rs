@@ -39,9 +39,6 @@ use crate::{
 
 /// How often windows, retention and the like are looked at.
 const TICK: Duration = Duration::from_millis(100);
-/// While many taps are being made, how long answers are gathered before they are dealt with: each mapping made and file
-/// written starts a grace period, and attaching would have to wait for its end and for another one.
-const MEANWHILE: Duration = Duration::from_millis(50);
 /// How often counters are read and records written.
 const REPORT: Duration = Duration::from_secs(1);
 /// How often `run.json` is written while nothing but counters change.
@@ -173,13 +170,15 @@ impl Engine {
             match events.recv_timeout(TICK) {
                 Ok(Event::Shutdown) | Err(RecvTimeoutError::Disconnected) => break,
                 Ok(event) => {
-                    self.event(event, &mut links);
-                    if self.node.workers.many() {
+                    if let Some(meanwhile) = self.node.workers.meanwhile() {
                         // What else the workers answer meanwhile is dealt with in one go.
-                        thread::sleep(MEANWHILE);
+                        thread::sleep(meanwhile);
                     }
+                    // What is done now would disturb the attaching of other taps, and wait for it.
+                    self.node.workers.pause(true);
+                    self.event(event, &mut links);
                 }
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => self.node.workers.pause(true),
             }
             let mut shutdown = false;
             // What else has come meanwhile is worked off before the sessions look around: a burst of link events
@@ -200,7 +199,9 @@ impl Engine {
                 }
             }
             self.turn(now);
+            self.node.workers.pause(false);
         }
+        self.node.workers.pause(false);
         // It gives up on files that are not closed in time.
         pulse.rest();
         self.shut_down(events);

@@ -212,8 +212,9 @@ impl Node {
         tap.control().set_held(true);
         tap.control().set_halted(false);
         let (links, answer) = (self.finder.links().clone(), self.answer(session, ticket));
-        self.workers.run(move || {
-            let attached = tap.attach(interface.link.index);
+        let index = interface.link.index;
+        let patient = tap.mode() == AttachMode::Tcx && !self.limits.sockets_in_bulk;
+        let confirm = move |mut tap: Tap, attached: Result<(), DatapathError>| {
             // Another link may have got the index since it was looked up.
             let result = match (attached, pods::confirm(&links, &interface)) {
                 (Ok(()), Ok(())) => {
@@ -227,7 +228,17 @@ impl Node {
                 tap.detach();
             }
             answer.send(Answer::Attached { tap, result });
-        });
+        };
+        let attach = move || {
+            let attached = tap.attach(index);
+            confirm(tap, attached);
+        };
+        // Many may be wanted at once by tcx only where nothing else is allowed.
+        if patient {
+            self.workers.run_patiently(attach);
+        } else {
+            self.workers.run(attach);
+        }
     }
 
     /// Has `new` put into the place of `old`.
