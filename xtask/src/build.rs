@@ -22,12 +22,18 @@ fn build_with(toolchain: &Toolchain) -> Result<PathBuf> {
     Ok(object)
 }
 
-/// Compiles the agent with the kernel programs in it, and the sender of the tests.
+/// Compiles the agent with the kernel programs in it.
 pub(crate) fn agent() -> Result<PathBuf> {
     // The agent's build finds it where this leaves it.
     kernel_programs()?;
-    programs(&["capture-daemon", "podtap-traffic"])?;
+    programs(&["capture-daemon"])?;
     release("capture-daemon")
+}
+
+/// The same, and the sender of the tests.
+pub(crate) fn agent_and_sender() -> Result<()> {
+    kernel_programs()?;
+    programs(&["capture-daemon", "podtap-traffic"])
 }
 
 /// Compiles what podtap's image holds, and the sender of the tests; gives the former.

@@ -6,10 +6,12 @@ mod bpf;
 mod deny;
 mod go;
 
+use std::process::{Command, Stdio};
+
 use anyhow::{Result, bail};
 
 use crate::command::output;
-use crate::workspace::find_program;
+use crate::workspace::{cargo, find_program, root};
 
 pub(crate) use apt::update as update_package_lists;
 pub(crate) use bpf::{Toolchain, toolchain};
@@ -147,6 +149,8 @@ pub(crate) fn prepare(purposes: &[Purpose]) -> Result<()> {
             missing.push(need);
         }
     }
+    // What is compiled next can be fetched meanwhile. Compiling says what is wrong when it cannot.
+    let fetching = if missing.is_empty() { None } else { fetch().spawn().ok() };
     install(&missing)?;
     if purposes.contains(&Purpose::Bpf) {
         let chain = toolchain()?;
@@ -164,7 +168,19 @@ pub(crate) fn prepare(purposes: &[Purpose]) -> Result<()> {
     if purposes.contains(&Purpose::Cluster) && told {
         println!("found    {:<26} builds Kubernetes", go()?.display());
     }
+    if let Some(mut fetching) = fetching {
+        let _ = fetching.wait();
+    }
     Ok(())
+}
+
+/// Fetches the crates that this machine's programs are made of.
+fn fetch() -> Command {
+    let mut command = cargo();
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    command.args(["fetch", "--locked", "--quiet", "--target", &target]).current_dir(root());
+    command.stdin(Stdio::null()).stderr(Stdio::null());
+    command
 }
 
 fn install(missing: &[&Need]) -> Result<()> {
@@ -185,5 +201,5 @@ fn install(missing: &[&Need]) -> Result<()> {
 
 /// Whether this process is root.
 pub(crate) fn is_root() -> bool {
-    output(std::process::Command::new("id").arg("-u")).is_ok_and(|text| text.trim() == "0")
+    output(Command::new("id").arg("-u")).is_ok_and(|text| text.trim() == "0")
 }

@@ -130,7 +130,7 @@ fn build(wanted: Wanted, agent: bool, image: bool) -> Result<Programs> {
         // Beside each other: neither keeps two cores busy from its beginning to its end.
         let released = scope.spawn(|| match image {
             true => build::image_programs().map(drop),
-            false => build::agent().map(drop),
+            false => build::agent_and_sender(),
         });
         let programs = Programs::build(wanted);
         released.join().unwrap_or_else(|_| bail!("a thread panicked"))?;
