@@ -12,6 +12,7 @@ mod files;
 mod readers;
 #[cfg(test)]
 mod recovery;
+#[cfg(test)]
 mod removal;
 #[cfg(test)]
 mod room;

@@ -1,6 +1,6 @@
 //! Rows 1 to 3: a flood from one core, written to the disk by each tool in turn.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use podtap_tests::pods::Pod;
@@ -61,6 +61,8 @@ pub(crate) const SNAPPED: FloodRow = FloodRow {
 /// What one slice showed.
 struct Slice {
     sent: Sent,
+    /// Seconds until the disk had what the file system had been given.
+    settled: f64,
     /// Packets that came by the host interface.
     passed: u64,
     captured: u64,
@@ -79,6 +81,8 @@ pub(crate) fn run(bench: &mut Bench, row: &FloodRow) -> Result<Row> {
     let mut silent = Measure::new("lost and not counted", "packets", Judged::Worst, Target::AtMost(0.0));
     let mut cpu = Measure::new("user+system per captured packet", "us", against, row.cpu);
     let mut captured = Measure::new("captured", "Mpps", against, row.captured);
+    // What the page cache has taken is not on the disk yet.
+    let mut kept = Measure::new("captured, until it is on the disk", "Mpps", against, Target::Told);
     let mut rate = Measure::new("sender's rate", "Mpps", against, row.rate);
     // Where the agent's time goes.
     let mut parts = ["consumer", "writer", "other threads"]
@@ -102,6 +106,7 @@ pub(crate) fn run(bench: &mut Bench, row: &FloodRow) -> Result<Row> {
             loss.push(tool, 100.0 * (1.0 - slice.captured as f64 / slice.passed as f64));
             cpu.push(tool, slice.cpu.as_secs_f64() * 1e6 / slice.captured as f64);
             captured.push(tool, slice.captured as f64 / slice.sent.seconds / 1e6);
+            kept.push(tool, slice.captured as f64 / (slice.sent.seconds + slice.settled) / 1e6);
             if tool == Tool::Podtap {
                 let counted = slice.captured + slice.said_lost;
                 silent.push(tool, slice.passed.abs_diff(counted) as f64);
@@ -117,7 +122,7 @@ pub(crate) fn run(bench: &mut Bench, row: &FloodRow) -> Result<Row> {
         "podtap's files were read back: {gaps} of {} slices had a gap or a wrong order.",
         bench.rounds()
     )];
-    let measures = [loss, silent, cpu, captured, rate, told].into_iter().chain(parts).collect();
+    let measures = [loss, silent, cpu, captured, kept, rate, told].into_iter().chain(parts).collect();
     bench.row(row.name, row.title, measures, remarks)
 }
 
@@ -130,6 +135,9 @@ fn slice(bench: &mut Bench, tool: Tool, row: &FloodRow) -> Result<Slice> {
     let threads_before = running.process().map(by_part).transpose()?;
     let passed_before = passed(&pod)?;
     let sent = flood(&pod, row.frame, bench.seconds(row.seconds))?;
+    let over = Instant::now();
+    machine::settle_disk()?;
+    let settled = over.elapsed().as_secs_f64();
     let passed = passed(&pod)? - passed_before;
     let mut spent = Duration::ZERO;
     if let (Some(process), Some(before)) = (running.process(), cpu_before) {
@@ -145,6 +153,7 @@ fn slice(bench: &mut Bench, tool: Tool, row: &FloodRow) -> Result<Slice> {
     ensure!(passed == sent.packets, "{} packets sent, {passed} reached the host interface", sent.packets);
     Ok(Slice {
         sent,
+        settled,
         passed,
         captured: outcome.packets,
         ordered: outcome.ordered,
