@@ -19,6 +19,10 @@ pub struct TapSettings {
     pub direction: u32,
     /// Keep one packet in this many, counted by direction and CPU; 1 keeps all.
     pub sample: u32,
+    /// Not 0: there is a filter, and it is asked. The loader sets it.
+    pub filtered: u32,
+    /// Nanoseconds between two ticks of the kernel's timer. The loader sets it.
+    pub tick_ns: u32,
     /// Nanoseconds between packets at the allowed rate, in units of 2^-20 ns; 0 = no limit.
     pub packet_cost: u64,
     /// How far ahead of time the packet bucket may run, in ns. Time passes in timer ticks of up to 10 ms for the
@@ -42,10 +46,10 @@ pub struct TapControl {
     pub halted: u32,
     /// Keeps the buckets aligned.
     pub padding: u32,
-    /// Packet bucket: monotonic time in ns at which the last allowed packet is paid for.
+    /// Packet bucket: time in ns, by the kernel's ticks, at which the last allowed packet is paid for.
     pub packets_paid_until: u64,
     /// Byte bucket: the same for bytes.
     pub bytes_paid_until: u64,
 }
 
-const _: () = assert!(size_of::<TapSettings>() == 56 && size_of::<TapControl>() == 32);
+const _: () = assert!(size_of::<TapSettings>() == 64 && size_of::<TapControl>() == 32);

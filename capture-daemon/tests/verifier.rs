@@ -17,6 +17,8 @@ const PLAIN: TapSettings = TapSettings {
     headers_only: 0,
     direction: DIRECTION_BOTH,
     sample: 1,
+    filtered: 0,
+    tick_ns: 0,
     packet_cost: 0,
     packet_burst: 0,
     byte_cost: 0,

@@ -14,6 +14,8 @@ pub(crate) static SETTINGS: TapSettings = TapSettings {
     headers_only: 0,
     direction: DIRECTION_BOTH,
     sample: 1,
+    filtered: 1,
+    tick_ns: 1,
     packet_cost: 0,
     packet_burst: 0,
     byte_cost: 0,

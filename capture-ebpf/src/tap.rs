@@ -25,7 +25,8 @@ pub(crate) fn packet(skb: *mut __sk_buff, direction: u32) {
             return;
         };
         (*counters).seen += 1;
-        if filter(skb) == 0 {
+        // Without a filter even the call is saved.
+        if setting!(filtered) != 0 && filter(skb) == 0 {
             return;
         }
         (*counters).matched += 1;

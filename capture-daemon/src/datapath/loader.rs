@@ -7,7 +7,10 @@ use std::{
 
 use capture_common::{DIRECTION_FROM_POD, DIRECTION_TO_POD, Direction, MAX_CAPTURED, TapSettings};
 use capture_filter::Filter;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::{
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+    time::{ClockId, clock_getres},
+};
 
 use super::{
     AttachMode, DatapathError, Tap,
@@ -22,6 +25,8 @@ pub struct Loader {
     template: Template,
     /// A ring that was made ahead, and its bytes.
     spare: Mutex<Option<(u32, OwnedFd)>>,
+    /// Nanoseconds between two ticks of the kernel's timer.
+    tick_ns: u32,
     _warm: Option<WarmLinks>,
 }
 
@@ -39,7 +44,10 @@ impl Loader {
             }
             (Some(AttachMode::Tcx) | None, warm) => (AttachMode::Tcx, Some(warm?)),
         };
-        Ok(Self { mode, template, spare: Mutex::new(None), _warm: warm })
+        // The coarse clocks advance at each tick.
+        let tick = clock_getres(ClockId::MonotonicCoarse);
+        let tick_ns = u32::try_from(tick.tv_nsec).unwrap_or(u32::MAX);
+        Ok(Self { mode, template, spare: Mutex::new(None), tick_ns, _warm: warm })
     }
 
     /// How taps are attached here.
@@ -67,7 +75,9 @@ impl Loader {
             AttachMode::Socket => vec![Entry::PacketSocket],
         };
         let ring = self.ring(ring_bytes)?;
-        let (maps, programs) = self.template.load(filter, settings, ring, &entries)?;
+        let settings =
+            TapSettings { filtered: u32::from(filter.is_some()), tick_ns: self.tick_ns, ..*settings };
+        let (maps, programs) = self.template.load(filter, &settings, ring, &entries)?;
         Tap::new(mode, directions, ring_bytes, maps, programs)
     }
 

@@ -234,6 +234,8 @@ fn settings_bytes(settings: &TapSettings) -> [u8; size_of::<TapSettings>()] {
         headers_only,
         direction,
         sample,
+        filtered,
+        tick_ns,
         packet_cost,
         packet_burst,
         byte_cost,
@@ -241,8 +243,8 @@ fn settings_bytes(settings: &TapSettings) -> [u8; size_of::<TapSettings>()] {
         wakeup_bytes,
     } = *settings;
     let mut bytes = [0; size_of::<TapSettings>()];
-    let (words, double_words) = bytes.split_at_mut(16);
-    let small = [snap_length, headers_only, direction, sample];
+    let (words, double_words) = bytes.split_at_mut(24);
+    let small = [snap_length, headers_only, direction, sample, filtered, tick_ns];
     for (place, value) in words.as_chunks_mut::<4>().0.iter_mut().zip(small) {
         *place = value.to_ne_bytes();
     }

@@ -25,6 +25,9 @@ pub(super) fn tap_settings(settings: &Settings, ring_bytes: u32) -> TapSettings 
             Direction::ToPod => DIRECTION_TO_POD,
         },
         sample: settings.sample.max(1),
+        // The loader knows.
+        filtered: 0,
+        tick_ns: 0,
         packet_cost,
         packet_burst: burst,
         byte_cost: settings.rate.bytes_per_second.map_or(0, cost),

@@ -44,6 +44,8 @@ pub(crate) fn settings() -> TapSettings {
         headers_only: 0,
         direction: DIRECTION_BOTH,
         sample: 1,
+        filtered: 0,
+        tick_ns: 0,
         packet_cost: 0,
         packet_burst: 0,
         byte_cost: 0,
