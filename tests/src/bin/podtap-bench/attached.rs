@@ -20,7 +20,13 @@ impl Newly {
 
     /// How many of these interfaces are tapped in both directions: by two tcx links or a packet socket.
     pub(crate) fn tapped(&self, interfaces: &HashSet<u32>) -> Result<usize> {
-        Ok(bpf::links().saturating_sub(self.links_before) / 2 + sockets(interfaces)?)
+        Ok(self.linked() + sockets(interfaces)?)
+    }
+
+    /// How many interfaces are tapped by two tcx links. Attaching by tcx would even be held up by a reader of the list of
+    /// sockets: a link takes 14 ms then instead of 8.
+    pub(crate) fn linked(&self) -> usize {
+        bpf::links().saturating_sub(self.links_before) / 2
     }
 }
 
