@@ -195,9 +195,11 @@ impl Drop for Open {
 
 /// Has this thread stay on the CPU that it is on. It is only slower where it cannot.
 fn stay() {
-    let mut here = CpuSet::new();
-    here.set(sched_getcpu());
-    let _ = sched_setaffinity(None, &here);
+    let (mut here, cpu) = (CpuSet::new(), sched_getcpu());
+    if cpu < CpuSet::MAX_CPU {
+        here.set(cpu);
+        let _ = sched_setaffinity(None, &here);
+    }
 }
 
 /// Whether a thread lets others go first.
