@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::{Cluster, Namespace, wait};
+use super::{Cluster, Namespace, SOON, wait};
 use crate::metrics::Metrics;
 use crate::scratch::Scratch;
 
@@ -53,9 +53,25 @@ impl Cluster {
         Ok(configured)
     }
 
+    /// Restarts agents until each has the configuration of now: a kubelet mounts what it last heard of, and may not have
+    /// heard of the newest since the API server was away.
     fn restart_agents(&self) -> Result<()> {
-        self.kubectl(&["-n", "podtap-system", "rollout", "restart", "daemonset/podtap-agent"])?;
-        self.wait_agents()
+        wait("agents to have the configuration that was written last", 2 * SOON, || {
+            self.kubectl(&["-n", "podtap-system", "rollout", "restart", "daemonset/podtap-agent"])?;
+            self.wait_agents()?;
+            let map = self.get_json(&["-n", "podtap-system", "configmap", "podtap-agent"])?;
+            let wanted = map["data"]["agent.yaml"].as_str().context("no configuration")?;
+            for node in self.nodes()? {
+                let agent = self.agent(&node)?["metadata"]["name"].as_str().context("no name")?.to_owned();
+                let tar = ["tar", "--create", "--dereference", "--file=-", "/etc/podtap/agent.yaml"];
+                let packed =
+                    self.kubectl(&[&["-n", "podtap-system", "exec", &agent, "--"][..], &tar].concat())?;
+                // A header of 512 bytes, the file, and zeros.
+                let file = packed.get(512..).and_then(|rest| rest.split('\0').next());
+                ensure!(file == Some(wanted), "that of {node} is {file:?}");
+            }
+            Ok(Some(()))
+        })
     }
 
     /// The agent's pod on a node, as the API server knows it.
