@@ -212,9 +212,10 @@ impl Node {
         tap.control().set_held(true);
         tap.control().set_halted(false);
         let (links, answer) = (self.finder.links().clone(), self.answer(session, ticket));
-        let index = interface.link.index;
+        // Many may be wanted at once by tcx only where nothing else is allowed.
         let patient = tap.mode() == AttachMode::Tcx && !self.limits.sockets_in_bulk;
-        let confirm = move |mut tap: Tap, attached: Result<(), DatapathError>| {
+        let attach = move || {
+            let attached = tap.attach(interface.link.index);
             // Another link may have got the index since it was looked up.
             let result = match (attached, pods::confirm(&links, &interface)) {
                 (Ok(()), Ok(())) => {
@@ -229,11 +230,6 @@ impl Node {
             }
             answer.send(Answer::Attached { tap, result });
         };
-        let attach = move || {
-            let attached = tap.attach(index);
-            confirm(tap, attached);
-        };
-        // Many may be wanted at once by tcx only where nothing else is allowed.
         if patient {
             self.workers.run_patiently(attach);
         } else {
