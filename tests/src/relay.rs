@@ -88,9 +88,12 @@ impl Drop for Relay {
 
 impl Shared {
     fn connect(&self, from: TcpStream) -> Result<()> {
+        let cut = self.cut.load(Relaxed);
+        // From here on both ends know of it, so the network may have been cut or mended when this is done.
         let to = TcpStream::connect_timeout(&self.server, CONNECT)?;
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        let connection = Arc::new(Connection { ends: [from, to], forgotten: self.cut.load(Relaxed).into() });
+        let forgotten = cut || self.cut.load(Relaxed);
+        let connection = Arc::new(Connection { ends: [from, to], forgotten: forgotten.into() });
         for direction in [[0, 1], [1, 0]] {
             let connection = Arc::clone(&connection);
             thread::spawn(move || connection.pass_on(direction));
