@@ -8,7 +8,7 @@ use capture_filter::insn::Listing;
 use capture_filter::kernel::{KernelError, LoadedFilter};
 use capture_filter::savefile::{self, SavefileError};
 use capture_filter::translate::MAX_CODE;
-use capture_filter::{Compiler, Filter, FilterError, Flavour};
+use capture_filter::{Compiler, Filter, FilterError};
 use thiserror::Error;
 
 /// Why `filter explain` or `filter test` gave no result.
@@ -83,10 +83,13 @@ fn write_listings(filter: &Filter, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "; classic BPF, by libpcap: {} instructions", classic.instructions().len())?;
     write!(out, "{classic}")?;
     writeln!(out)?;
-    let translation = filter.translation(Flavour::Portable);
-    let (count, direct) = (translation.code.len(), filter.translation(Flavour::Direct).code.len());
-    writeln!(out, "; eBPF, as socket programs run it: {count} instructions, {MAX_CODE} fit")?;
-    writeln!(out, "; (tc programs try each skb[] load in the packet's memory first: {direct} instructions)")?;
+    let translation = filter.translation();
+    let count = translation.code.len();
+    writeln!(out, "; eBPF, a function: {count} instructions, {MAX_CODE} fit")?;
+    if let Some(fast) = filter.fast_path(0) {
+        let fast = fast.len();
+        writeln!(out, "; (tc programs try first to decide without it: {fast} instructions in front of its call)")?;
+    }
     let listing = Listing(&translation.code).to_string();
     for (index, line) in listing.lines().enumerate() {
         match translation.metadata {
@@ -118,8 +121,8 @@ mod tests {
         let heads: Vec<&str> = listings.lines().filter(|line| line.starts_with(';')).collect();
         let expected = [
             "; classic BPF, by libpcap: 6 instructions",
-            "; eBPF, as socket programs run it: 29 instructions, 8192 fit",
-            "; (tc programs try each skb[] load in the packet's memory first: 51 instructions)",
+            "; eBPF, a function: 29 instructions, 8192 fit",
+            "; (tc programs try first to decide without it: 18 instructions in front of its call)",
             "; the VLAN tag in the frame, or none",
             "; the VLAN tag in the kernel's metadata",
         ];

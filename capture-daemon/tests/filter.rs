@@ -75,7 +75,7 @@ fn explain_lists_both_programs() {
         listing.starts_with("; classic BPF, by libpcap: 6 instructions\n(000) ldh      [12]\n"),
         "{listing}"
     );
-    assert!(listing.contains("\n; eBPF, as socket programs run it: 29 instructions"), "{listing}");
+    assert!(listing.contains("\n; eBPF, a function: 29 instructions"), "{listing}");
     assert!(listing.contains("\n(010) exit\n"), "{listing}");
 }
 

@@ -1,4 +1,4 @@
-//! Up to 32 filters in one tc program, each in both flavours, run over the same packet at once.
+//! Up to 32 filters in one tc program, each without and with its fast path, run over the same packet at once.
 //!
 //! The program calls each as a function (so that `LD_ABS` ends no more than that one), leaves a bit for each in a map and
 //! drops the packet. Before, it makes of the packet what it cannot be from the start: a VLAN tag in metadata, by
@@ -12,7 +12,7 @@ use capture_filter::classic::Alu;
 use capture_filter::insn::{Insn, Jump, Reg, Test};
 use capture_filter::kernel::KernelError;
 use capture_filter::kernel::sys::{self, FunctionInfo, ProgramType, TestContext};
-use capture_filter::{Filter, Flavour};
+use capture_filter::Filter;
 
 use super::MetadataTag;
 use super::loopback::Loopback;
@@ -32,8 +32,10 @@ const SKB_VLAN_PUSH: i32 = 18;
 /// `TC_ACT_SHOT`
 const DROP: u32 = 2;
 
-/// Whose verdicts are where: each in a register while filters run, then in a word of the map.
-const FLAVOURS: [(Flavour, Reg); 2] = [(Flavour::Portable, Reg::R7), (Flavour::Direct, Reg::R8)];
+/// Whose verdicts are where while filters run: those of the functions alone, and those with the fast paths.
+const VERDICTS: [Reg; 2] = [Reg::R7, Reg::R8];
+/// Bytes of the stack that the driver uses.
+const STACK: u16 = 8;
 
 pub(crate) struct Batch {
     program: OwnedFd,
@@ -48,16 +50,16 @@ impl Batch {
             detail: String::new(),
             source,
         })?;
-        let count = filters.len() * FLAVOURS.len();
-        let (mut code, mut calls) = driver(filters.len(), &verdicts);
+        let count = filters.len();
+        let filters: Vec<&Filter> = filters.collect();
+        let (mut code, calls) = driver(&filters, &verdicts);
         let mut starts = vec![0];
-        for filter in filters {
-            for (flavour, _) in FLAVOURS {
-                let call = calls.next().expect("there is a call of each");
+        for (filter, calls) in filters.iter().zip(calls) {
+            for call in calls {
                 code[call].imm = (code.len() - call - 1) as i32;
-                starts.push(code.len() as u32);
-                code.extend_from_slice(&filter.translation(flavour).code);
             }
+            starts.push(code.len() as u32);
+            code.extend_from_slice(&filter.translation().code);
         }
         let btf = sys::load_btf(&types(count))?;
         let functions: Vec<FunctionInfo> = starts
@@ -113,12 +115,12 @@ fn mark(tag: Option<MetadataTag>) -> u32 {
     tag.map_or(0, |tag| u32::from(tag.protocol.to_be()) << 16 | u32::from(tag.tci))
 }
 
-/// The function in front of the filters, and where in it they are called.
-fn driver(filters: usize, verdicts: &VerdictsMap) -> (Vec<Insn>, impl Iterator<Item = usize> + use<>) {
+/// The function in front of the filters, and where in it each is called.
+fn driver(filters: &[&Filter], verdicts: &VerdictsMap) -> (Vec<Insn>, Vec<[usize; VERDICTS.len()]>) {
     let call = |helper| Insn { code: 0x85, dst: 0, src: 0, off: 0, imm: helper };
     let packet = Reg::R6;
     let mut code = vec![Insn::copy64(packet, Reg::R1)];
-    code.extend(FLAVOURS.map(|(_, bits)| Insn::set(bits, 0)));
+    code.extend(VERDICTS.map(|bits| Insn::set(bits, 0)));
     code.extend([
         Insn::load32(Reg::R1, packet, PRIORITY),
         Jump::If32(Test::Equal, Reg::R1, 0).insn(8),
@@ -140,21 +142,26 @@ fn driver(filters: usize, verdicts: &VerdictsMap) -> (Vec<Insn>, impl Iterator<I
         Insn::copy64(Reg::R1, packet),
         call(SKB_VLAN_PUSH),
     ]);
-    let mut calls = Vec::with_capacity(filters * FLAVOURS.len());
-    for bit in 0..filters {
-        for (_, bits) in FLAVOURS {
+    let mut calls = Vec::with_capacity(filters.len());
+    for (bit, filter) in filters.iter().enumerate() {
+        let ways = [Vec::new(), filter.fast_path(STACK).unwrap_or_default()];
+        let mut ways = VERDICTS.into_iter().zip(ways);
+        calls.push([(); VERDICTS.len()].map(|()| {
+            let (bits, fast) = ways.next().expect("as many as there are words");
             code.push(Insn::copy64(Reg::R1, packet));
-            calls.push(code.len());
+            code.extend(fast);
+            let call = code.len();
             // BPF_PSEUDO_CALL; where to is filled in later.
             code.push(Insn { code: 0x85, dst: 0, src: 1, off: 0, imm: 0 });
             code.push(Jump::If32(Test::Equal, Reg::R0, 0).insn(1));
             code.push(Insn::alu(Alu::Or, bits, 1 << bit));
-        }
+            call
+        }));
     }
-    code.extend(verdicts.store(&FLAVOURS.map(|(_, bits)| bits)));
+    code.extend(verdicts.store(&VERDICTS));
     code.push(Insn::set(Reg::R0, DROP));
     code.push(Insn::EXIT);
-    (code, calls.into_iter())
+    (code, calls)
 }
 
 /// Type ids: u32, struct __sk_buff, a pointer to it, a function of it, and then the functions.

@@ -16,16 +16,16 @@ const ARRAY: u32 = 2;
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 #[repr(C)]
 pub(crate) struct Verdicts {
-    /// In the flavour of socket filters.
-    pub(crate) portable: u32,
-    /// In the flavour of tc programs.
-    pub(crate) direct: u32,
+    /// The function alone, as socket programs call it.
+    pub(crate) function: u32,
+    /// With the fast path before it, as in tc programs.
+    pub(crate) fast: u32,
 }
 
 impl Verdicts {
-    /// Each flavour's name and bits.
+    /// Each way's name and bits.
     pub(crate) fn each(self) -> [(&'static str, u32); 2] {
-        [("portable", self.portable), ("direct", self.direct)]
+        [("function", self.function), ("fast path", self.fast)]
     }
 }
 

@@ -22,7 +22,7 @@ use anyhow::{Context, Result, bail};
 const HELP: &str = "\
 Compares filters in the kernel with libpcap's interpreter, and feeds the filter compiler hostile texts.
 
-  --comparisons N  comparisons to make, one expression in both flavours over one packet each [default: 100000000]
+  --comparisons N  comparisons to make, one expression, without and with its fast path, over one packet each [default: 100000000]
   --seconds N      end after this time, however many were made
   --seed N         repeat a run [default: the time]
   --threads N      threads that compare [default: one a processor]";

@@ -31,7 +31,12 @@ impl Assembler {
 
     /// The label is here.
     pub(crate) fn bind(&mut self, label: Label) {
-        self.places[label.0] = Some(self.code.len());
+        self.bind_ahead(label, 0);
+    }
+
+    /// The label is so many instructions further on.
+    pub(crate) fn bind_ahead(&mut self, label: Label, instructions: usize) {
+        self.places[label.0] = Some(self.code.len() + instructions);
     }
 
     pub(crate) fn jump(&mut self, jump: Jump, to: Label) {

@@ -1,8 +1,7 @@
 //! A filter that can be loaded: the text, libpcap's program, and ours.
 
-use std::borrow::Cow;
-
-use crate::translate::{Flavour, MAX_CODE, Translation, translate};
+use crate::insn::Insn;
+use crate::translate::{MAX_CODE, Translation, fast_path, translate};
 use crate::{ClassicProgram, FilterError};
 
 /// A compiled expression.
@@ -36,9 +35,16 @@ impl Filter {
         &self.classic
     }
 
-    /// The eBPF function: r1 is the packet (`struct __sk_buff *`), r0 in the end 0 for no match. Only the portable
-    /// flavour is kept; the other is made each time.
-    pub fn translation(&self, flavour: Flavour) -> Cow<'_, Translation> {
-        self.translation.flavour(flavour)
+    /// The eBPF function: r1 is the packet (`struct __sk_buff *`), r0 in the end 0 for no match.
+    pub fn translation(&self) -> &Translation {
+        &self.translation
+    }
+
+    /// What a tc program does before it calls the function, to do without it: instructions that begin with the packet in r1,
+    /// change r0 to r5, use up to 144 bytes below the `stack` bytes that the program uses, and go on at their end if the
+    /// function must be called, or one instruction further on with r0 as if it had been. `None` if it must be in any case.
+    /// Made each time.
+    pub fn fast_path(&self, stack: u16) -> Option<Vec<Insn>> {
+        fast_path(&self.classic, stack)
     }
 }

@@ -9,8 +9,8 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use thiserror::Error;
 
 use self::sys::ProgramType;
-use crate::insn::Insn;
-use crate::{Filter, Flavour};
+use crate::Filter;
+use crate::insn::{Insn, Jump};
 
 /// Longest frame in bytes that can be run: more than any packet has.
 pub const MAX_FRAME: usize = 256 << 10;
@@ -44,15 +44,21 @@ pub struct LoadedFilter {
 }
 
 impl LoadedFilter {
-    /// Loads a filter, for each kind of program in the flavour that taps run there. Needs CAP_BPF and CAP_NET_ADMIN
-    /// (CAP_SYS_ADMIN before kernel 5.8).
+    /// Loads a filter, for each kind of program as taps run it there. Needs CAP_BPF and CAP_NET_ADMIN (CAP_SYS_ADMIN
+    /// before kernel 5.8).
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn load(filter: &Filter) -> Result<Self, KernelError> {
-        let direct = filter.translation(Flavour::Direct);
-        let program = sys::load(ProgramType::Classifier, &direct.code, None)?;
-        Ok(Self { program, socket: FilteredSocket::new(&filter.translation(Flavour::Portable).code)? })
+        let function = &filter.translation().code;
+        let mut code = filter.fast_path(0).unwrap_or_default();
+        if !code.is_empty() {
+            // Where the call would be, and what is behind it.
+            code.extend([Jump::Always.insn(1), Insn::EXIT]);
+        }
+        code.extend(function);
+        let program = sys::load(ProgramType::Classifier, &code, None)?;
+        Ok(Self { program, socket: FilteredSocket::new(function)? })
     }
 
     /// Whether the filter matches a frame, which begins with its Ethernet header and has its VLAN tags inside.
@@ -76,7 +82,7 @@ pub struct FilteredSocket {
 }
 
 impl FilteredSocket {
-    /// Loads a filter's instructions, of the portable flavour, as a socket's.
+    /// Loads a filter's instructions as a socket's.
     ///
     /// # Errors
     /// When the kernel refuses.

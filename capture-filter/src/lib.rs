@@ -23,4 +23,3 @@ pub use compile::compile;
 pub use compiler::{ChildCommand, Compiler, child_main};
 pub use error::FilterError;
 pub use filter::Filter;
-pub use translate::Flavour;

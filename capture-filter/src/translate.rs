@@ -6,12 +6,14 @@
 //!
 //! The kernel may keep a packet's VLAN tag beside the packet. Then a second translation of the same program is taken, in
 //! which the frame has the tag where it would be: `loads` does the difference.
+//!
+//! What tc programs try first, in the place where they would call this function, is a third one: `fast`.
 
-mod direct;
+mod fast;
 mod loads;
 
-use std::borrow::Cow;
-
+pub(crate) use self::fast::fast_path;
+use self::loads::Loads;
 use crate::FilterError;
 use crate::assembler::{Assembler, Label};
 use crate::classic::{Alu, ClassicProgram, Condition, MEMORY_WORDS, Op, Operand, Size};
@@ -36,27 +38,6 @@ pub struct Translation {
     pub code: Vec<Insn>,
     /// Index of the part for packets with the tag in metadata, if it differs.
     pub metadata: Option<usize>,
-}
-
-/// How a translation reads packets, and so in which programs it may run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Flavour {
-    /// As socket filters must, by `LD_ABS` and `LD_IND` alone. The verifier takes it in tc programs too.
-    Portable,
-    /// What tc programs run: what is in a packet's linear part is read from there, and only the rest as in
-    /// [`Flavour::Portable`].
-    Direct,
-}
-
-impl Translation {
-    /// This translation, which is the portable one, in that flavour. One that would be too long for its jumps with
-    /// direct loads stays as it is.
-    pub fn flavour(&self, flavour: Flavour) -> Cow<'_, Translation> {
-        match flavour {
-            Flavour::Portable => Cow::Borrowed(self),
-            Flavour::Direct => direct::with_direct_loads(self).map_or(Cow::Borrowed(self), Cow::Owned),
-        }
-    }
 }
 
 // Fields of struct __sk_buff (include/uapi/linux/bpf.h), by offset.
@@ -86,7 +67,8 @@ pub fn translate(program: &ClassicProgram, limit: usize) -> Result<Translation, 
     let mut asm = Assembler::default();
     let reject = asm.label();
     let reachable = reachable(program);
-    entry(&mut asm, program, &reachable);
+    asm.emit(Insn::copy64(PACKET, Reg::R1));
+    clear(&mut asm, program, &reachable);
 
     let tagged = asm.label();
     let looks_at_frame = program.ops().zip(&reachable).any(|(op, &reached)| reached && depends_on_tag(op));
@@ -94,7 +76,7 @@ pub fn translate(program: &ClassicProgram, limit: usize) -> Result<Translation, 
         asm.emit(Insn::load32(Reg::R1, PACKET, SKB_VLAN_PRESENT));
         asm.jump(Jump::If32(Test::NotEqual, Reg::R1, 0), tagged);
     }
-    body(&mut asm, program, &reachable, Tag::InFrame, reject);
+    body(&mut asm, program, &reachable, &Tag::InFrame, reject);
     let metadata = looks_at_frame.then(|| {
         asm.bind(tagged);
         let start = asm.len();
@@ -104,7 +86,7 @@ pub fn translate(program: &ClassicProgram, limit: usize) -> Result<Translation, 
         asm.emit(Insn::load32(Reg::R1, PACKET, SKB_VLAN_TCI));
         asm.emit(Insn::alu(Alu::And, Reg::R1, 0xffff));
         asm.emit(Insn::alu_reg(Alu::Or, TAG, Reg::R1));
-        body(&mut asm, program, &reachable, Tag::InMetadata, reject);
+        body(&mut asm, program, &reachable, &Tag::InMetadata, reject);
         start
     });
     if asm.is_used(reject) {
@@ -122,9 +104,8 @@ pub fn translate(program: &ClassicProgram, limit: usize) -> Result<Translation, 
     Ok(Translation { code, metadata })
 }
 
-/// Saves the packet and clears what the program may read before it writes it.
-fn entry(asm: &mut Assembler, program: &ClassicProgram, reachable: &[bool]) {
-    asm.emit(Insn::copy64(PACKET, Reg::R1));
+/// Clears what the program may read before it writes it.
+fn clear(asm: &mut Assembler, program: &ClassicProgram, reachable: &[bool]) {
     asm.emit(Insn::set(A, 0));
     asm.emit(Insn::set(X, 0));
     let mut read = [false; MEMORY_WORDS as usize];
@@ -174,8 +155,8 @@ fn reachable(program: &ClassicProgram) -> Vec<bool> {
     reachable
 }
 
-/// The program once; every path ends in `exit` or a jump to `reject`.
-fn body(asm: &mut Assembler, program: &ClassicProgram, reachable: &[bool], tag: Tag, reject: Label) {
+/// The program once; every path ends in what ends it, or a jump to `reject`.
+fn body(asm: &mut Assembler, program: &ClassicProgram, reachable: &[bool], loads: &impl Loads, reject: Label) {
     let labels: Vec<Label> = program.instructions().iter().map(|_| asm.label()).collect();
     for (index, op) in program.ops().enumerate() {
         if !reachable[index] {
@@ -184,11 +165,11 @@ fn body(asm: &mut Assembler, program: &ClassicProgram, reachable: &[bool], tag: 
         asm.bind(labels[index]);
         match op {
             _ if loads::never_succeeds(op) => asm.jump(Jump::Always, reject),
-            Op::LoadAbsolute(size, k) => loads::absolute(asm, size, k, tag),
-            Op::LoadIndirect(size, k) => loads::indirect(asm, size, k, tag, reject),
-            Op::IndexHeaderLength(k) => loads::header_length(asm, k, tag),
-            Op::LoadLength => loads::length(asm, A, tag),
-            Op::IndexLength => loads::length(asm, X, tag),
+            Op::LoadAbsolute(size, k) => loads.absolute(asm, size, k),
+            Op::LoadIndirect(size, k) => loads.indirect(asm, size, k, reject),
+            Op::IndexHeaderLength(k) => loads.header_length(asm, k),
+            Op::LoadLength => loads.length(asm, A),
+            Op::IndexLength => loads.length(asm, X),
             Op::LoadConstant(k) => asm.emit(Insn::set(A, k)),
             Op::IndexConstant(k) => asm.emit(Insn::set(X, k)),
             Op::LoadMemory(k) => asm.emit(Insn::load32(A, Reg::R10, memory(k))),
@@ -206,9 +187,9 @@ fn body(asm: &mut Assembler, program: &ClassicProgram, reachable: &[bool], tag: 
             }
             Op::ReturnConstant(k) => {
                 asm.emit(Insn::set(A, k));
-                asm.emit(Insn::EXIT);
+                loads.end(asm);
             }
-            Op::ReturnA => asm.emit(Insn::EXIT),
+            Op::ReturnA => loads.end(asm),
         }
     }
 }

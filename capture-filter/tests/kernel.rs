@@ -10,7 +10,7 @@ use capture_filter::classic::Alu;
 use capture_filter::insn::{Insn, Jump, Reg, Test};
 use capture_filter::kernel::sys::{self, ProgramType};
 use capture_filter::kernel::{FilteredSocket, LoadedFilter};
-use capture_filter::{FilterError, Flavour};
+use capture_filter::FilterError;
 
 use difference::batch::{Batch, MAX_FILTERS};
 use difference::loopback::{Loopback, MIN_PARTED};
@@ -44,15 +44,15 @@ struct Compared {
 }
 
 impl Compared {
-    /// What is expected of the filters is what each flavour of them says.
+    /// What is expected of the filters is what they say in each way.
     fn add(&mut self, pairs: &[Pair], verdicts: Verdicts, whole: &[u8], tag: Option<MetadataTag>) {
         for (index, pair) in pairs.iter().enumerate() {
             let (expected, text) = (pair.expects(whole), pair.filter.expression());
-            for (flavour, bits) in verdicts.each() {
+            for (way, bits) in verdicts.each() {
                 let said = bits >> index & 1 == 1;
                 assert_eq!(
                     said, expected,
-                    "`{text}`, {flavour}, tag in metadata: {tag:x?}, with it: {whole:02x?}"
+                    "`{text}`, {way}, tag in metadata: {tag:x?}, with it: {whole:02x?}"
                 );
                 self.matches += usize::from(said);
                 self.comparisons += 1;
@@ -165,7 +165,7 @@ fn frames_that_no_test_run_takes_mean_the_same_through_a_socket() {
         frames.push(frame);
     }
     for pair in pairs() {
-        let socket = FilteredSocket::new(&pair.filter.translation(Flavour::Portable).code)
+        let socket = FilteredSocket::new(&pair.filter.translation().code)
             .expect("the kernel takes it");
         for frame in &frames {
             let kernel = socket.matches(frame).expect("a socket takes any frame");
@@ -245,7 +245,7 @@ fn sent_packets_have_the_linear_part_that_they_are_meant_to_have() {
             let program = sys::load(ProgramType::Classifier, &program.concat(), None).expect("a program");
             let Some(_link) = device.attach(&program).expect("it can be attached") else { return };
             device.send(&vec![0x5a; length], 0, linear).expect("it can be sent");
-            let beyond = verdicts.read().expect("a value").portable;
+            let beyond = verdicts.read().expect("a value").function;
             assert_eq!(beyond, expected, "{bytes} of {length} bytes, {linear} of them linear");
         }
     }
@@ -299,10 +299,10 @@ fn long_lists_are_refused_by_us_or_taken_by_the_kernel() {
         Batch::load([&pair.filter].into_iter()).unwrap_or_else(|error| panic!("{name}: {error}"));
         let loaded = started.elapsed();
         let classic = pair.filter.classic().instructions().len();
-        let [code, direct] =
-            [Flavour::Portable, Flavour::Direct].map(|flavour| pair.filter.translation(flavour).code.len());
+        let code = pair.filter.translation().code.len();
+        let fast = pair.filter.fast_path(0).map_or(0, |fast| fast.len());
         println!(
-            "{name}: {classic} classic, {code} eBPF, {direct} with direct loads, compiled in {compiled:?}, both loaded \
+            "{name}: {classic} classic, {code} eBPF, {fast} before its call, compiled in {compiled:?}, both loaded \
              in {loaded:?}"
         );
         assert!(loaded < Duration::from_secs(5), "{name}: {loaded:?}");

@@ -10,6 +10,7 @@ mod consumer;
 mod control;
 mod counters;
 mod error;
+mod fast_path;
 mod loader;
 mod object;
 mod ring;

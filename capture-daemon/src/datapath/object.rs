@@ -8,15 +8,15 @@ use std::{
 };
 
 use aya::include_bytes_aligned;
-use aya_obj::{Map, Object, generated::bpf_insn};
+use aya_obj::{Function, Map, Object, generated::bpf_insn};
 use capture_common::{Direction, DirectionCounters, TapControl, TapSettings};
 use capture_filter::{
-    Filter, Flavour,
+    Filter,
     insn::{Insn, Reg},
 };
 
 use super::{
-    DatapathError,
+    DatapathError, fast_path,
     sys::{self, MapSpec, ProgramSpec, ProgramType},
 };
 
@@ -65,12 +65,9 @@ impl Entry {
         }
     }
 
-    /// The fastest flavour of filters that this program may run.
-    const fn flavour(self) -> Flavour {
-        match self {
-            Self::TcIngress | Self::TcEgress => Flavour::Direct,
-            Self::PacketSocket => Flavour::Portable,
-        }
+    /// Whether it may look at a packet's linear part by itself.
+    const fn reads_packets(self) -> bool {
+        matches!(self.program_type(), ProgramType::SchedClassifier)
     }
 
     const fn program_type(self) -> ProgramType {
@@ -177,13 +174,19 @@ impl Template {
         let load = |entry: Entry| {
             let mut object = self.object.clone();
             object.programs.retain(|name, _| name == entry.name());
-            if let Some(filter) = filter {
-                let body = sys::instructions(&filter.translation(entry.flavour()).code)?;
-                set_body(&mut object, self.filter, body)?;
+            let body = filter.map(|filter| sys::instructions(&filter.translation().code)).transpose()?;
+            if let Some(body) = &body {
+                set_body(&mut object, self.filter, body.clone())?;
             }
             object.relocate_maps(places.into_iter(), &self.text).map_err(invalid)?;
             object.relocate_calls(&self.text).map_err(invalid)?;
-            self.load_entry(&object, entry)
+            let missing = || invalid(format!("no program {}", entry.name()));
+            let key = object.programs.get(entry.name()).ok_or_else(missing)?.function_key();
+            let program = object.functions.get_mut(&key).ok_or_else(missing)?;
+            if let (Some(filter), Some(body), true) = (filter, &body, entry.reads_packets()) {
+                fast_path::insert(program, body, filter)?;
+            }
+            self.load_entry(program, entry)
         };
         // The kernel takes a millisecond or more to check a program, and checks several at once.
         let programs: Result<Vec<_>, _> = thread::scope(|scope| {
@@ -198,10 +201,7 @@ impl Template {
         Ok((maps, programs?))
     }
 
-    fn load_entry(&self, object: &Object, entry: Entry) -> Result<OwnedFd, DatapathError> {
-        let missing = || invalid(format!("no program {}", entry.name()));
-        let program = object.programs.get(entry.name()).ok_or_else(missing)?;
-        let function = object.functions.get(&program.function_key()).ok_or_else(missing)?;
+    fn load_entry(&self, function: &Function, entry: Entry) -> Result<OwnedFd, DatapathError> {
         sys::load_program(&ProgramSpec {
             program_type: entry.program_type(),
             name: entry.name(),
@@ -214,7 +214,7 @@ impl Template {
     }
 }
 
-fn invalid(what: impl ToString) -> DatapathError {
+pub(super) fn invalid(what: impl ToString) -> DatapathError {
     DatapathError::Object(what.to_string())
 }
 

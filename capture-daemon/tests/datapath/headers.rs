@@ -3,7 +3,7 @@
 use capture_common::TapSettings;
 
 use crate::{
-    harness::{Capture, Pod, modes, settings, turn},
+    harness::{Capture, Pod, filter, modes, settings, turn},
     packets::{EXPERIMENT, IPV4, IPV6, QINQ, Random, VLAN, frame, ipv4, ipv6, tagged, tcp},
 };
 
@@ -131,5 +131,32 @@ fn snap_length_also_cuts_headers() {
         pod.inside.send(&sent);
         capture.wait_for(1);
         assert_eq!(capture.stop().0[0].data, sent[..40]);
+    }
+}
+
+/// The filter's own memory lies beside the program's.
+#[test]
+#[ignore = "needs root: cargo xtask test --kernel"]
+fn a_filter_that_remembers_numbers_spoils_nothing_of_what_is_kept() {
+    let _turn = turn();
+    let filter = filter("ip[2:2] - ((ip[0] & 0xf) << 2) - ((tcp[12] & 0xf0) >> 2) = 300");
+    for mode in modes() {
+        let pod = Pod::new();
+        for (name, sent, length) in cases().into_iter().filter(|(name, ..)| name.starts_with("TCP")) {
+            for headers_only in [0, 1] {
+                let settings = TapSettings { headers_only, ..settings() };
+                let capture = Capture::start(&pod, mode, &settings, Some(&filter));
+                pod.inside.send(&sent);
+                let matches = sent[12..14] == IPV4.to_be_bytes();
+                capture.wait_for(1);
+                let (packets, counters) = capture.stop();
+                assert_eq!(packets.len(), usize::from(matches), "{name}, {mode:?}");
+                assert_eq!(counters.total().matched, u64::from(matches), "{name}, {mode:?}");
+                if let [packet] = &packets[..] {
+                    let kept = if headers_only == 1 { length } else { sent.len() };
+                    assert_eq!(packet.data, sent[..kept], "{name}, {mode:?}");
+                }
+            }
+        }
     }
 }

@@ -1,7 +1,6 @@
 //! Kernel against libpcap, and against the rules where libpcap's compiler does not go.
 
 use anyhow::{Context, Result};
-use capture_filter::Flavour;
 use capture_filter::kernel::FilteredSocket;
 
 use crate::Progress;
@@ -121,23 +120,23 @@ fn tag(random: &mut Random) -> MetadataTag {
     MetadataTag { protocol: random.pick(&[0x8100, 0x88a8]), tci: random.pick(&packets::VLANS) }
 }
 
-/// Both flavours with what they have to say. An expression over a packet counts once.
+/// Both ways with what is to be said. An expression over a packet counts once.
 fn compare(pairs: &[Pair], said: Verdicts, whole: &[u8], how: impl Fn() -> String, progress: &Progress) {
     let expected = pairs.iter().rev().fold(0, |bits, pair| bits << 1 | u32::from(pair.expects(whole)));
     Progress::add(&progress.comparisons, pairs.len() as u64);
     Progress::add(&progress.matches, expected.count_ones().into());
-    for (flavour, bits) in said.each() {
+    for (way, bits) in said.each() {
         for (index, pair) in pairs.iter().enumerate().filter(|(index, _)| (bits ^ expected) >> index & 1 == 1)
         {
             let (text, matched) = (pair.filter.expression(), bits >> index & 1 == 1);
-            progress.found(format!("`{text}`: {flavour} says {matched}, {}, frame {whole:02x?}", how()));
+            progress.found(format!("`{text}`: {way} says {matched}, {}, frame {whole:02x?}", how()));
         }
     }
 }
 
 /// Frames of any length, those too that no test run takes.
 fn through_sockets(pair: &Pair, random: &mut Random, progress: &Progress) -> Result<()> {
-    let socket = FilteredSocket::new(&pair.filter.translation(Flavour::Portable).code)?;
+    let socket = FilteredSocket::new(&pair.filter.translation().code)?;
     for _ in 0..SOCKET_FRAMES {
         let mut frame = packets::frame(random);
         match random.below(4) {

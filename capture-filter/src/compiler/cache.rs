@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::{Filter, FilterError, Flavour};
+use crate::{Filter, FilterError};
 
 /// What a text led to.
 pub(crate) type Answer = Result<Arc<Filter>, FilterError>;
@@ -59,7 +59,7 @@ fn cost(text: &str, answer: &Answer) -> usize {
         Ok(filter) => {
             text.len()
                 + size_of_val(filter.classic().instructions())
-                + size_of_val(filter.translation(Flavour::Portable).code.as_slice())
+                + size_of_val(filter.translation().code.as_slice())
         }
         // A message of bounded length.
         Err(_) => 0,

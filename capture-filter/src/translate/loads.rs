@@ -24,8 +24,52 @@ pub(super) fn depends_on_tag(k: u32, size: Size) -> bool {
     k.saturating_add(size.bytes()) > TAG_START
 }
 
-/// A = the bytes at `k`.
-pub(super) fn absolute(asm: &mut Assembler, size: Size, k: u32, tag: Tag) {
+/// How a program's body reads a packet, and how it ends.
+pub(super) trait Loads {
+    /// A = the bytes at `k`.
+    fn absolute(&self, asm: &mut Assembler, size: Size, k: u32);
+    /// A = the bytes at X + `k`.
+    fn indirect(&self, asm: &mut Assembler, size: Size, k: u32, reject: Label);
+    /// X = 4 * (the byte at `k` & 15), A as it was.
+    fn header_length(&self, asm: &mut Assembler, k: u32);
+    /// The frame's length.
+    fn length(&self, asm: &mut Assembler, to: Reg);
+    /// The verdict is in A.
+    fn end(&self, asm: &mut Assembler);
+}
+
+/// The kernel reads, and ends the function when the bytes are not there.
+impl Loads for Tag {
+    fn absolute(&self, asm: &mut Assembler, size: Size, k: u32) {
+        absolute(asm, size, k, *self);
+    }
+
+    fn indirect(&self, asm: &mut Assembler, size: Size, k: u32, reject: Label) {
+        indirect(asm, size, k, *self, reject);
+    }
+
+    fn header_length(&self, asm: &mut Assembler, k: u32) {
+        asm.emit(Insn::copy(SCRATCH, A));
+        absolute(asm, Size::Byte, k, *self);
+        asm.emit(Insn::alu(Alu::And, A, 0xf));
+        asm.emit(Insn::alu(Alu::Lsh, A, 2));
+        asm.emit(Insn::copy(X, A));
+        asm.emit(Insn::copy(A, SCRATCH));
+    }
+
+    fn length(&self, asm: &mut Assembler, to: Reg) {
+        asm.emit(Insn::load32(to, PACKET, SKB_LEN));
+        if *self == Tag::InMetadata {
+            asm.emit(Insn::alu(Alu::Add, to, TAG_BYTES));
+        }
+    }
+
+    fn end(&self, asm: &mut Assembler) {
+        asm.emit(Insn::EXIT);
+    }
+}
+
+fn absolute(asm: &mut Assembler, size: Size, k: u32, tag: Tag) {
     match place(k, size.bytes(), tag) {
         Place::Frame(offset) => asm.emit(packet(size, offset)),
         Place::Tag(shift) => {
@@ -43,8 +87,7 @@ pub(super) fn absolute(asm: &mut Assembler, size: Size, k: u32, tag: Tag) {
     }
 }
 
-/// A = the bytes at X + `k`.
-pub(super) fn indirect(asm: &mut Assembler, size: Size, k: u32, tag: Tag, reject: Label) {
+fn indirect(asm: &mut Assembler, size: Size, k: u32, tag: Tag, reject: Label) {
     let offset = Reg::R1;
     // Both are below 2^32, so 64 bits do not wrap; what is beyond an i32 is beyond every frame.
     forget(asm, offset, X);
@@ -86,7 +129,7 @@ pub(super) fn indirect(asm: &mut Assembler, size: Size, k: u32, tag: Tag, reject
 /// Copies 32 bits in a way that lets the verifier know nothing of the copy: it follows what is spilled to whole words of
 /// the stack, not what is in the half of one. Otherwise it would look at all that comes after an indirect load anew for
 /// each range that the offset may be in, and these multiply.
-fn forget(asm: &mut Assembler, to: Reg, from: Reg) {
+pub(super) fn forget(asm: &mut Assembler, to: Reg, from: Reg) {
     asm.emit(Insn::store32(Reg::R10, FORGETFUL_SLOT, from));
     asm.emit(Insn::load32(to, Reg::R10, FORGETFUL_SLOT));
 }
@@ -109,24 +152,6 @@ fn one_byte(asm: &mut Assembler, offset: Reg) {
     asm.bind(load);
     asm.emit(Insn::packet_at(Size::Byte, offset));
     asm.bind(done);
-}
-
-/// X = 4 * (the byte at `k` & 15), A as it was.
-pub(super) fn header_length(asm: &mut Assembler, k: u32, tag: Tag) {
-    asm.emit(Insn::copy(SCRATCH, A));
-    absolute(asm, Size::Byte, k, tag);
-    asm.emit(Insn::alu(Alu::And, A, 0xf));
-    asm.emit(Insn::alu(Alu::Lsh, A, 2));
-    asm.emit(Insn::copy(X, A));
-    asm.emit(Insn::copy(A, SCRATCH));
-}
-
-/// The frame's length.
-pub(super) fn length(asm: &mut Assembler, to: Reg, tag: Tag) {
-    asm.emit(Insn::load32(to, PACKET, SKB_LEN));
-    if tag == Tag::InMetadata {
-        asm.emit(Insn::alu(Alu::Add, to, TAG_BYTES));
-    }
 }
 
 /// Where a number of bytes is.

@@ -128,3 +128,89 @@ fn what_does_not_fit_is_refused_with_both_numbers() {
     let error = translate(&program, needed - 1).unwrap_err();
     assert_eq!(error, FilterError::ProgramTooLong { instructions: needed, limit: needed - 1 });
 }
+
+fn fast(expression: &str, stack: u16) -> Option<String> {
+    fast_path(&compile(expression).unwrap(), stack).map(|code| Listing(&code).to_string())
+}
+
+#[test]
+fn the_fast_path_reads_by_itself_and_leaves_the_rest_to_the_call() {
+    // 18 is the call, 19 what is behind it.
+    let expected = "\
+(000) r2 = *(u32 *)(r1 +20)
+(001) if w2 != 0x0 goto 18
+(002) r3 = *(u32 *)(r1 +76)
+(003) r4 = *(u32 *)(r1 +80)
+(004) r2 = r3
+(005) r2 += 24
+(006) if r2 > r4 goto 18
+(007) w0 = 0
+(008) w5 = 0
+(009) r0 = *(u16 *)(r3 +12)
+(010) r0 = be16 r0
+(011) if w0 != 0x800 goto 16
+(012) r0 = *(u8 *)(r3 +23)
+(013) if w0 != 0x1 goto 16
+(014) w0 = 65535
+(015) goto 19
+(016) w0 = 0
+(017) goto 19
+";
+    assert_eq!(fast("icmp", 0).unwrap(), expected);
+}
+
+#[test]
+fn the_fast_path_uses_the_stack_below_that_of_the_program() {
+    let expected = "\
+(000) r2 = *(u32 *)(r1 +20)
+(001) if w2 != 0x0 goto 41
+(002) r3 = *(u32 *)(r1 +76)
+(003) r4 = *(u32 *)(r1 +80)
+(004) r2 = r3
+(005) r2 += 24
+(006) if r2 > r4 goto 41
+(007) w0 = 0
+(008) w5 = 0
+(009) r0 = *(u16 *)(r3 +12)
+(010) r0 = be16 r0
+(011) if w0 != 0x86dd goto 18
+(012) r2 = r3
+(013) r2 += 69
+(014) if r2 > r4 goto 41
+(015) r0 = *(u8 *)(r2 -1)
+(016) if w0 == 0x1 goto 37
+(017) goto 39
+(018) if w0 != 0x800 goto 39
+(019) r0 = *(u8 *)(r3 +23)
+(020) if w0 != 0x6 goto 39
+(021) r0 = *(u16 *)(r3 +20)
+(022) r0 = be16 r0
+(023) if w0 & 0x1fff goto 39
+(024) r5 = *(u8 *)(r3 +14)
+(025) w5 &= 0xf
+(026) w5 <<= 2
+(027) *(u32 *)(r10 -164) = r5
+(028) r2 = *(u32 *)(r10 -164)
+(029) r2 += 27
+(030) if r2 > 0x7000 goto 41
+(031) r2 += r3
+(032) r2 += 2
+(033) if r2 > r4 goto 41
+(034) r0 = *(u16 *)(r2 -2)
+(035) r0 = be16 r0
+(036) if w0 != 0x2 goto 39
+(037) w0 = 65535
+(038) goto 42
+(039) w0 = 0
+(040) goto 42
+";
+    assert_eq!(fast("ip6[54] = 1 or tcp[13:2] = 2", 24).unwrap(), expected);
+}
+
+#[test]
+fn there_is_no_fast_path_where_the_call_is_all_there_is() {
+    assert_eq!(fast("", 0), None, "nothing to look at");
+    assert_eq!(fast("ether[30000] = 1", 0), None, "beyond every linear part");
+    let long: Vec<String> = (0..300).map(|port| format!("port {}", 2 * port + 1)).collect();
+    assert_eq!(fast(&long.join(" or "), 0), None, "too long");
+}
