@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use crate::{
     config::Config,
     datapath::{AttachMode, Clock, Consumer, DatapathError, Loader},
-    pods::{CniCache, Finder, Links, LinksError, PodWatch},
+    pods::{CniCache, Finder, LinkNews, Links, LinksError, PodWatch},
     requests::{
         kubernetes::{self, ClusterRecords, KubernetesError},
         manifests::{self, ManifestsError, Options},
@@ -116,11 +116,16 @@ pub fn run(config: &Config, requests: Requests<'_>) -> Result<(), AgentError> {
     // They are sockets: where those are not wanted, there are none.
     let sockets = config.attach_mode.forced() != Some(AttachMode::Tcx);
     let provisional = Provisional::new(workers.clone(), if sockets { config.provisional_bytes } else { 0 });
+    let link_news = LinkNews::default();
     let links = Links::watch({
         let (tell, provisional) = (tell.clone(), provisional.clone());
+        let (link_news, meters) = (link_news.clone(), meters.clone());
         move |event| {
             provisional.hears(&event);
-            let _ = tell.send(Event::Link(event));
+            meters.link(&event);
+            if link_news.add(event) {
+                let _ = tell.send(Event::Links);
+            }
         }
     })?;
     provisional.knows(&links.pairs());
@@ -151,6 +156,7 @@ pub fn run(config: &Config, requests: Requests<'_>) -> Result<(), AgentError> {
     );
     node.telemetry = telemetry;
     node.provisional = provisional;
+    node.link_news = link_news;
     let engine = Engine::new(node, records)?;
     let deliver = move |event| {
         let _ = tell.send(Event::Request(event));

@@ -7,6 +7,7 @@ mod cache;
 mod cni;
 mod links;
 mod netns;
+mod news;
 mod place;
 mod questions;
 mod resolve;
@@ -14,6 +15,7 @@ mod watch;
 
 pub use cache::CniCache;
 pub use links::{Link, LinkEvent, Links, LinksError, Peer};
+pub use news::{Heard, LinkNews};
 pub use place::{Place, PodPlace};
 pub use questions::LinkCounters;
 pub use resolve::{Finder, HostInterface, PodAddresses, ResolveError, confirm, pod_addresses};

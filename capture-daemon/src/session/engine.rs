@@ -212,9 +212,13 @@ impl Engine {
             Event::Request(RequestEvent::Wanted(wanted)) => self.wanted(*wanted),
             Event::Request(RequestEvent::Gone(key)) => self.gone(&key),
             Event::Request(RequestEvent::Listed) => self.listed(),
-            Event::Link(event) => {
-                self.node.telemetry.meters().link(&event);
-                links.push(event);
+            Event::Links => {
+                let heard = self.node.link_news.take();
+                links.extend(heard.events);
+                if heard.more {
+                    let now = Instant::now();
+                    self.sessions.values_mut().for_each(|session| session.links_missed(now));
+                }
             }
             Event::Answer { session, ticket, answer } => match self.sessions.get_mut(&session) {
                 Some(session) => {

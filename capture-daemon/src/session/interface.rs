@@ -85,6 +85,15 @@ impl Session {
         }
     }
 
+    /// Something happened to links, but not even to which is known.
+    pub(super) fn links_missed(&mut self, now: Instant) {
+        match &mut self.phase {
+            Phase::Waiting { again } if self.run.state == RunState::Pending => *again = now,
+            _ => self.place_changed = true,
+        }
+        self.due = now;
+    }
+
     /// The pod's place was told anew: a tap on an interface that is not the pod's goes.
     pub(super) fn check_place(&mut self, node: &Node) {
         if !self.place_changed {

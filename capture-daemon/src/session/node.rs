@@ -17,7 +17,7 @@ use super::{
 use crate::{
     datapath::{AttachMode, Clock, Consumer, Counters, Counting, DatapathError, Loader, Ring, Tap},
     pcapng::{FileHeader, Interface, Statistics},
-    pods::{self, Finder, HostInterface},
+    pods::{self, Finder, HostInterface, LinkNews},
     storage::{Rotation, RunDir, Storage, StorageError, StreamSpec},
     telemetry::Telemetry,
 };
@@ -48,6 +48,8 @@ pub struct Node {
     pub rings: RingBudget,
     /// Finds pods' interfaces.
     pub finder: Finder,
+    /// What sessions have not heard yet of links.
+    pub link_news: LinkNews,
     /// Makes taps.
     pub loader: Arc<Loader>,
     /// Reads rings.
@@ -133,6 +135,7 @@ impl Node {
             storage,
             rings,
             finder,
+            link_news: LinkNews::default(),
             loader: Arc::new(loader),
             consumer,
             clock: Arc::new(clock),

@@ -2,7 +2,6 @@
 
 use crate::{
     datapath::Tap,
-    pods::LinkEvent,
     session::{
         SessionId,
         node::{Answer, LoadFailure},
@@ -16,8 +15,8 @@ use crate::{
 pub enum Event {
     /// By requests.
     Request(RequestEvent),
-    /// By the kernel, of a link.
-    Link(LinkEvent),
+    /// There is news of links: [`crate::session::node::Node::link_news`] has it.
+    Links,
     /// Of where pods are: a CNI has written or removed a result.
     Places,
     /// By a worker: a tap that was loaded ahead is running, or why not.
