@@ -88,7 +88,10 @@ fn write_listings(filter: &Filter, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "; eBPF, a function: {count} instructions, {MAX_CODE} fit")?;
     if let Some(fast) = filter.fast_path(0) {
         let fast = fast.len();
-        writeln!(out, "; (tc programs try first to decide without it: {fast} instructions in front of its call)")?;
+        writeln!(
+            out,
+            "; (tc programs try first to decide without it: {fast} instructions in front of its call)"
+        )?;
     }
     let listing = Listing(&translation.code).to_string();
     for (index, line) in listing.lines().enumerate() {

@@ -8,11 +8,11 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
+use capture_filter::Filter;
 use capture_filter::classic::Alu;
 use capture_filter::insn::{Insn, Jump, Reg, Test};
 use capture_filter::kernel::KernelError;
 use capture_filter::kernel::sys::{self, FunctionInfo, ProgramType, TestContext};
-use capture_filter::Filter;
 
 use super::MetadataTag;
 use super::loopback::Loopback;

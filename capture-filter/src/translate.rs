@@ -156,7 +156,13 @@ fn reachable(program: &ClassicProgram) -> Vec<bool> {
 }
 
 /// The program once; every path ends in what ends it, or a jump to `reject`.
-fn body(asm: &mut Assembler, program: &ClassicProgram, reachable: &[bool], loads: &impl Loads, reject: Label) {
+fn body(
+    asm: &mut Assembler,
+    program: &ClassicProgram,
+    reachable: &[bool],
+    loads: &impl Loads,
+    reject: Label,
+) {
     let labels: Vec<Label> = program.instructions().iter().map(|_| asm.label()).collect();
     for (index, op) in program.ops().enumerate() {
         if !reachable[index] {

@@ -6,11 +6,11 @@ mod difference;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use capture_filter::FilterError;
 use capture_filter::classic::Alu;
 use capture_filter::insn::{Insn, Jump, Reg, Test};
 use capture_filter::kernel::sys::{self, ProgramType};
 use capture_filter::kernel::{FilteredSocket, LoadedFilter};
-use capture_filter::FilterError;
 
 use difference::batch::{Batch, MAX_FILTERS};
 use difference::loopback::{Loopback, MIN_PARTED};
@@ -165,8 +165,7 @@ fn frames_that_no_test_run_takes_mean_the_same_through_a_socket() {
         frames.push(frame);
     }
     for pair in pairs() {
-        let socket = FilteredSocket::new(&pair.filter.translation().code)
-            .expect("the kernel takes it");
+        let socket = FilteredSocket::new(&pair.filter.translation().code).expect("the kernel takes it");
         for frame in &frames {
             let kernel = socket.matches(frame).expect("a socket takes any frame");
             assert_eq!(kernel, pair.expects(frame), "`{}`: {frame:02x?}", pair.filter.expression());

@@ -32,7 +32,8 @@ pub(super) fn insert(
         let callee = call_target(*at, insn).and_then(|start| program.instructions.get(start..));
         callee.is_some_and(|callee| starts_with(callee, body))
     };
-    let (at, _) = main.iter().enumerate().find(calls_filter).ok_or_else(|| invalid("no call of the filter"))?;
+    let (at, _) =
+        main.iter().enumerate().find(calls_filter).ok_or_else(|| invalid("no call of the filter"))?;
     let Some(fast) = filter.fast_path(stack(main)) else { return Ok(()) };
     let fast = sys::instructions(&fast)?;
 

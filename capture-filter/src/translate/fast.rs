@@ -8,9 +8,7 @@
 //! They change r0 to r5, which a call may change too, and so need not save anything.
 
 use super::loads::{Loads, forget, never_succeeds};
-use super::{
-    A, MAX_CODE, PACKET, SKB_LEN, SKB_VLAN_PRESENT, X, body, clear, depends_on_tag, reachable,
-};
+use super::{A, MAX_CODE, PACKET, SKB_LEN, SKB_VLAN_PRESENT, X, body, clear, depends_on_tag, reachable};
 use crate::assembler::{Assembler, Label};
 use crate::classic::{Alu, ClassicProgram, Op, Size};
 use crate::insn::{Insn, Jump, Reg, Test};
@@ -24,7 +22,7 @@ const HEADERS: u32 = 34;
 /// Loads beyond this are left to the call: an instruction has 16 bits for an offset, and linear parts end before.
 const FARTHEST: u32 = 0x7000;
 /// What is longer is not put in front of the call: jumps over it have 16 bits, and the verifier's time is a tap's.
-const MAX_FAST: usize = MAX_CODE / 8;
+const MAX_FAST: usize = MAX_CODE / 2;
 
 const PLACE: Reg = Reg::R2;
 const DATA: Reg = Reg::R3;
