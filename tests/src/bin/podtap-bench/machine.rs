@@ -1,8 +1,10 @@
 //! What the bench runs on, and how it is made ready.
 
+use std::hint::black_box;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use anyhow::{Result, bail};
 use podtap_tests::process::{output, target};
@@ -27,6 +29,7 @@ pub(crate) fn describe(scratch: &Path) -> Value {
         // Not those that this thread is bound to.
         "cores": cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
         "memory": field(&read("/proc/meminfo"), "MemTotal"),
+        "memoryCopy": format!("{:.1} GB/s", copy_speed()),
         "disk": disk(scratch),
         "governor": read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").trim(),
         "loadAverage": read("/proc/loadavg").split(' ').next(),
@@ -79,6 +82,22 @@ fn write_speed(directory: &Path, way: &str) -> String {
     let _ = std::fs::remove_file(&file);
     let text = said.map(|said| String::from_utf8_lossy(&said.stderr).into_owned()).unwrap_or_default();
     text.trim().rsplit(", ").next().unwrap_or_default().to_owned()
+}
+
+/// GB per second that one core copies, packet by packet, out of memory as large as a ring into more of it than caches hold.
+fn copy_speed() -> f64 {
+    const PACKET: usize = 1400;
+    let (ring, mut buffers) = (vec![1u8; 16 << 20], vec![2u8; 64 << 20]);
+    let start = Instant::now();
+    let mut copied = 0;
+    for _ in 0..4 {
+        for (to, from) in buffers.chunks_exact_mut(PACKET).zip(ring.chunks_exact(PACKET).cycle()) {
+            to.copy_from_slice(black_box(from));
+            copied += PACKET;
+        }
+        black_box(&mut buffers);
+    }
+    copied as f64 / start.elapsed().as_secs_f64() / 1e9
 }
 
 /// Touches memory once: in a virtual machine the first use of a page costs much more than any later one.
