@@ -154,22 +154,6 @@ impl Insn {
         Insn::new(0x40 | size_bits(size), Reg::R0, src, 0, 0)
     }
 
-    /// Size of what this reads from a packet, and whether at an offset in a register, if it is [`Insn::packet`] or
-    /// [`Insn::packet_at`].
-    pub const fn packet_load(self) -> Option<(Size, bool)> {
-        let size = match self.code & 0x18 {
-            0x00 => Size::Word,
-            0x08 => Size::Half,
-            0x10 => Size::Byte,
-            _ => return None,
-        };
-        match self.code & 0xe7 {
-            0x20 => Some((size, false)),
-            0x40 => Some((size, true)),
-            _ => None,
-        }
-    }
-
     /// True when `off` says where this may jump.
     pub const fn is_jump(self) -> bool {
         // Classes JMP and JMP32, without calls and exits.

@@ -1,14 +1,12 @@
 //! Puts a filter's fast path into a program, before the call of the filter.
 
 use aya_obj::{Function, generated::bpf_insn};
-use capture_filter::Filter;
+use capture_filter::{Filter, insn::Insn};
 
 use super::{DatapathError, object::invalid, sys};
 
 /// `BPF_JMP | BPF_CALL`
 const CALL: u8 = 0x85;
-/// `BPF_JMP | BPF_EXIT`
-const EXIT: u8 = 0x95;
 /// `BPF_PSEUDO_CALL`: a function of the same program; `imm` says where, as a jump's offset does.
 const PSEUDO_CALL: u8 = 1;
 /// `BPF_ALU64 | BPF_ADD | BPF_K`
@@ -18,30 +16,25 @@ const FRAME: u8 = 10;
 /// `MAX_BPF_STACK`
 const MAX_STACK: i32 = 512;
 
-/// In a linked program, before its call of the function with that body. Leaves it alone if the filter has no fast path.
-pub(super) fn insert(
-    program: &mut Function,
-    body: &[bpf_insn],
-    filter: &Filter,
-) -> Result<(), DatapathError> {
-    let functions = program.func_info.func_info.iter().map(|info| info.insn_off as usize);
+/// In a linked program, before its call of the filter, a function of type `type_id`. Leaves it alone if the filter has no
+/// fast path.
+pub(super) fn insert(program: &mut Function, type_id: u32, filter: &Filter) -> Result<(), DatapathError> {
+    let functions = &program.func_info.func_info;
+    let start = functions.iter().find(|info| info.type_id == type_id).map(|info| info.insn_off as usize);
     // The functions that it calls stand behind it.
-    let end = functions.filter(|start| *start > 0).min().unwrap_or(program.instructions.len());
+    let starts = functions.iter().map(|info| info.insn_off as usize);
+    let end = starts.filter(|start| *start > 0).min().unwrap_or(program.instructions.len());
     let main = &program.instructions[..end];
-    let calls_filter = |(at, insn): &(usize, &bpf_insn)| {
-        let callee = call_target(*at, insn).and_then(|start| program.instructions.get(start..));
-        callee.is_some_and(|callee| starts_with(callee, body))
-    };
-    let (at, _) =
-        main.iter().enumerate().find(calls_filter).ok_or_else(|| invalid("no call of the filter"))?;
+    let mut calls = main.iter().enumerate().map(|(at, insn)| call_target(at, insn));
+    let at = calls.position(|callee| callee.is_some() && callee == start);
+    let at = at.ok_or_else(|| invalid("no call of the filter"))?;
     let Some(fast) = filter.fast_path(stack(main)) else { return Ok(()) };
     let fast = sys::instructions(&fast)?;
 
     // What is at the call or behind moves; but who jumps to the call goes through the fast path.
     let place = |index: usize| index + if index >= at { fast.len() } else { 0 };
     let target = |index: usize| index + if index > at { fast.len() } else { 0 };
-    let mut moved = program.instructions.clone();
-    for (index, insn) in moved.iter_mut().enumerate() {
+    for (index, insn) in program.instructions.iter_mut().enumerate() {
         let distance = |to: usize| target(to) as i64 - place(index) as i64 - 1;
         if let Some(to) = call_target(index, insn) {
             insn.imm = i32::try_from(distance(to)).map_err(invalid)?;
@@ -55,8 +48,7 @@ pub(super) fn insert(
     for info in &mut program.line_info.line_info {
         info.insn_off = place(info.insn_off as usize) as u32;
     }
-    moved.splice(at..at, fast);
-    program.instructions = moved;
+    program.instructions.splice(at..at, fast);
     Ok(())
 }
 
@@ -68,8 +60,7 @@ fn call_target(at: usize, insn: &bpf_insn) -> Option<usize> {
 
 /// Where this may jump, if it is a jump. None goes so far that its offset has more than 16 bits.
 fn jump_target(at: usize, insn: &bpf_insn) -> Option<usize> {
-    // Classes JMP and JMP32.
-    let is_jump = matches!(insn.code & 7, 5 | 6) && !matches!(insn.code, CALL | EXIT);
+    let is_jump = Insn { code: insn.code, ..Insn::NOP }.is_jump();
     is_jump.then(|| (at + 1).checked_add_signed(insn.off.into())).flatten()
 }
 
@@ -84,15 +75,6 @@ fn stack(function: &[bpf_insn]) -> u16 {
     };
     let deepest = function.iter().map(depth).max().unwrap_or(0);
     u16::try_from(deepest).unwrap_or(0).next_multiple_of(8)
-}
-
-fn starts_with(code: &[bpf_insn], body: &[bpf_insn]) -> bool {
-    let same = |(one, other): (&bpf_insn, &bpf_insn)| {
-        let registers = |insn: &bpf_insn| (insn.dst_reg(), insn.src_reg());
-        (one.code, one.off, one.imm) == (other.code, other.off, other.imm)
-            && registers(one) == registers(other)
-    };
-    code.len() >= body.len() && code.iter().zip(body).all(same)
 }
 
 #[cfg(test)]

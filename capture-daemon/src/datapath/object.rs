@@ -174,17 +174,17 @@ impl Template {
         let load = |entry: Entry| {
             let mut object = self.object.clone();
             object.programs.retain(|name, _| name == entry.name());
-            let body = filter.map(|filter| sys::instructions(&filter.translation().code)).transpose()?;
-            if let Some(body) = &body {
-                set_body(&mut object, self.filter, body.clone())?;
+            if let Some(filter) = filter {
+                let body = sys::instructions(&filter.translation().code)?;
+                set_body(&mut object, self.filter, body)?;
             }
             object.relocate_maps(places.into_iter(), &self.text).map_err(invalid)?;
             object.relocate_calls(&self.text).map_err(invalid)?;
             let missing = || invalid(format!("no program {}", entry.name()));
             let key = object.programs.get(entry.name()).ok_or_else(missing)?.function_key();
             let program = object.functions.get_mut(&key).ok_or_else(missing)?;
-            if let (Some(filter), Some(body), true) = (filter, &body, entry.reads_packets()) {
-                fast_path::insert(program, body, filter)?;
+            if let Some(filter) = filter.filter(|_| entry.reads_packets()) {
+                fast_path::insert(program, self.filter_type()?, filter)?;
             }
             self.load_entry(program, entry)
         };
@@ -199,6 +199,12 @@ impl Template {
             std::iter::once(first).chain(others).collect()
         });
         Ok((maps, programs?))
+    }
+
+    /// The type of the function [`FILTER`].
+    fn filter_type(&self) -> Result<u32, DatapathError> {
+        let types = &self.object.functions[&self.filter].func_info.func_info;
+        types.first().map(|info| info.type_id).ok_or_else(|| invalid(format!("no type of {FILTER}")))
     }
 
     fn load_entry(&self, function: &Function, entry: Entry) -> Result<OwnedFd, DatapathError> {
