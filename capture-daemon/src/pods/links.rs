@@ -137,6 +137,12 @@ impl Links {
         self.table.select(|link| link.is_pair() && link.peer.is_some())
     }
 
+    /// What has become of the link of that index, as last heard of.
+    #[must_use]
+    pub fn now(&self, index: u32) -> LinkEvent {
+        self.table.now(index)
+    }
+
     /// Since when that link has been there, as far as this agent knows.
     pub(super) fn since(&self, link: &Link) -> Option<Instant> {
         self.table.since(link)

@@ -217,7 +217,8 @@ impl Engine {
                 links.extend(heard.events);
                 if heard.more {
                     let now = Instant::now();
-                    self.sessions.values_mut().for_each(|session| session.links_missed(now));
+                    let links = self.node.finder.links();
+                    self.sessions.values_mut().for_each(|session| session.links_missed(links, now));
                 }
             }
             Event::Answer { session, ticket, answer } => match self.sessions.get_mut(&session) {

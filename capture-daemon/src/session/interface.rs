@@ -5,7 +5,7 @@ use std::time::Instant;
 use capture_api::{Refusal, RunState};
 
 use super::{Phase, Session, change::NO_RINGS, ending::storage_failed, hunt, node::Node};
-use crate::pods::{HostInterface, LinkEvent, Place, ResolveError};
+use crate::pods::{HostInterface, Link, LinkEvent, Links, Place, ResolveError};
 
 impl Session {
     /// Finds the pod's interface and has a tap loaded for it.
@@ -63,35 +63,39 @@ impl Session {
 
     /// News of a link.
     pub(super) fn link(&mut self, event: &LinkEvent, now: Instant) {
-        match &mut self.phase {
-            Phase::Waiting { again } if self.run.state == RunState::Pending => {
-                (*again, self.due) = (now, now)
+        if let Some(tapped) = self.tapped_link() {
+            let lost = match event {
+                LinkEvent::Removed { index } => *index == tapped.index,
+                // Another link under the same index, or the pair now leads elsewhere.
+                LinkEvent::Changed(link) => link.index == tapped.index && link.peer != tapped.peer,
+            };
+            self.interface_lost |= lost;
+            if self.interface_lost {
+                self.due = now;
             }
-            Phase::Attaching { info }
-            | Phase::Tapped { info, .. }
-            | Phase::Reloading { info, .. }
-            | Phase::TakingOver { old: info, .. } => {
-                let tapped = &info.interface.link;
-                self.interface_lost |= match event {
-                    LinkEvent::Removed { index } => *index == tapped.index,
-                    // Another link under the same index, or the pair now leads elsewhere.
-                    LinkEvent::Changed(link) => link.index == tapped.index && link.peer != tapped.peer,
-                };
-                if self.interface_lost {
-                    self.due = now;
-                }
-            }
-            _ => {}
+        } else if let Phase::Waiting { again } = &mut self.phase
+            && self.run.state == RunState::Pending
+        {
+            (*again, self.due) = (now, now);
         }
     }
 
     /// Something happened to links, but not even to which is known.
-    pub(super) fn links_missed(&mut self, now: Instant) {
-        match &mut self.phase {
-            Phase::Waiting { again } if self.run.state == RunState::Pending => *again = now,
-            _ => self.place_changed = true,
+    pub(super) fn links_missed(&mut self, links: &Links, now: Instant) {
+        // It shows in what there is now.
+        let index = self.tapped_link().map_or(0, |tapped| tapped.index);
+        self.link(&links.now(index), now);
+    }
+
+    /// The link that is tapped, or is about to be.
+    fn tapped_link(&self) -> Option<&Link> {
+        match &self.phase {
+            Phase::Attaching { info }
+            | Phase::Tapped { info, .. }
+            | Phase::Reloading { info, .. }
+            | Phase::TakingOver { old: info, .. } => Some(&info.interface.link),
+            _ => None,
         }
-        self.due = now;
     }
 
     /// The pod's place was told anew: a tap on an interface that is not the pod's goes.

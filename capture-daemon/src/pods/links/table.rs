@@ -67,6 +67,14 @@ impl Table {
         self.lock().values().map(|(link, _)| link).find(|link| wanted(link)).cloned()
     }
 
+    /// What has become of an index.
+    pub(super) fn now(&self, index: u32) -> LinkEvent {
+        match self.lock().get(&index) {
+            Some((link, _)) => LinkEvent::Changed(link.clone()),
+            None => LinkEvent::Removed { index },
+        }
+    }
+
     /// Since when exactly that link has been known.
     pub(super) fn since(&self, link: &Link) -> Option<Instant> {
         self.lock().get(&link.index).filter(|(known, _)| known == link).map(|(_, since)| *since)
@@ -80,5 +88,24 @@ impl Table {
     fn lock(&self) -> MutexGuard<'_, HashMap<u32, Known>> {
         // Each change is one insertion or removal, so a panic elsewhere leaves it whole.
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_has_the_link_that_was_heard_of_last_or_none() {
+        let table = Table::default();
+        assert_eq!(table.now(3), LinkEvent::Removed { index: 3 });
+        let named = |name: &str| {
+            let (name, kind) = (name.to_owned(), "veth".to_owned());
+            LinkEvent::Changed(Link { index: 3, name, kind, peer: None, address: Vec::new() })
+        };
+        for event in [named("one"), named("other"), LinkEvent::Removed { index: 3 }] {
+            table.apply(&event);
+            assert_eq!(table.now(3), event);
+        }
     }
 }
