@@ -31,6 +31,10 @@ const PERIOD: Duration = Duration::from_millis(100);
 /// Sleep while a sink is busy: a ring of 4 MiB takes some 4 ms to fill at the worst.
 const BUSY_PERIOD: Duration = Duration::from_millis(2);
 
+/// What wakes the thread while a ring is read. Edge-triggered: the event only says that there is something, and is not to
+/// be repeated while it is read.
+const WATCHED: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ET);
+
 /// The thread's nice value.
 const PRIORITY: i32 = -10;
 
@@ -169,6 +173,8 @@ struct Entry {
     last: Option<(u64, Counters)>,
     /// The sink refused the next block.
     busy: bool,
+    /// What comes into the ring wakes the thread.
+    watched: bool,
     /// Read up to here in this sweep.
     until: u64,
 }
@@ -216,15 +222,14 @@ impl Worker {
     }
 
     fn add(&mut self, id: u64, ring: Box<Ring>, sink: Box<dyn BlockSink>) {
-        // Edge-triggered: the event only says that there is something, and is not to be repeated while it is read.
-        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        if let Err(error) = epoll::add(&self.epoll, ring.as_fd(), epoll::EventData::new_u64(1), flags) {
+        if let Err(error) = epoll::add(&self.epoll, ring.as_fd(), epoll::EventData::new_u64(1), WATCHED) {
             // The ring is still read each 100 ms.
             tracing::warn!(%error, id, "cannot watch a ring");
         }
         self.by_id.insert(id, self.entries.len());
         let until = ring.position();
-        self.entries.push(Entry { id, ring, sink, state: State::Reading, last: None, busy: false, until });
+        let state = State::Reading;
+        self.entries.push(Entry { id, ring, sink, state, last: None, busy: false, watched: true, until });
     }
 
     /// Takes what all rings hold at its beginning, in turns.
@@ -243,6 +248,7 @@ impl Worker {
         self.pulse.beat_at(now);
         for entry in &mut self.entries {
             entry.sink.tick(now);
+            entry.watch(&self.epoll);
         }
         self.finish_drained();
     }
@@ -280,6 +286,17 @@ impl Worker {
 }
 
 impl Entry {
+    /// Has the ring wake the thread, unless its sink takes nothing: what comes in would wake it again and again, and
+    /// take the processor from the writers that are to make room.
+    fn watch(&mut self, epoll: &OwnedFd) {
+        if self.watched == self.busy {
+            self.watched = !self.busy;
+            let events = if self.watched { WATCHED } else { epoll::EventFlags::empty() };
+            // If this fails, the thread is woken too often, or reads this ring each 100 ms.
+            let _ = epoll::modify(epoll, self.ring.as_fd(), epoll::EventData::new_u64(1), events);
+        }
+    }
+
     fn read(&mut self, quantum: u64) -> Progress {
         self.busy = false;
         if self.ring.position() >= self.until {

@@ -239,6 +239,8 @@ pub(crate) struct Collector {
     /// Only count, for floods.
     pub(crate) keep_nothing: bool,
     pub(crate) count: Arc<AtomicU32>,
+    /// How often the consumer has looked at its rings.
+    pub(crate) ticks: Arc<AtomicU32>,
 }
 
 impl BlockSink for Collector {
@@ -252,7 +254,9 @@ impl BlockSink for Collector {
         }
         Take::Taken
     }
-    fn tick(&mut self, _: Instant) {}
+    fn tick(&mut self, _: Instant) {
+        self.ticks.fetch_add(1, Ordering::Relaxed);
+    }
     fn statistics(&mut self, _: &Counters) {}
     fn finish(self: Box<Self>, counters: &Counters) {
         self.seen.lock().unwrap().finished = Some(*counters);

@@ -1,9 +1,15 @@
 //! A ring that nobody empties, and one that is emptied late.
 
-use std::sync::atomic::Ordering;
+use std::{
+    sync::atomic::Ordering,
+    thread,
+    time::{Duration, Instant},
+};
+
+use capture_common::TapSettings;
 
 use crate::{
-    harness::{Capture, Collector, Pod, modes, settings, turn, wait_until},
+    harness::{Capture, Collector, Pod, RING, modes, settings, turn, wait_until},
     packets::noise,
 };
 
@@ -43,6 +49,47 @@ fn a_full_ring_is_counted_and_costs_no_other_tap_a_packet() {
         assert_eq!(packets.len() as u64, counters.total().captured);
         // What fitted is what came first, whole.
         assert_eq!(packets[0].data, noise(200, 0));
+    }
+}
+
+/// The writers that are to make room may have to share a processor with the consumer.
+#[test]
+#[ignore = "needs root: cargo xtask test --kernel"]
+fn what_comes_into_a_ring_does_not_wake_a_consumer_that_waits_for_buffers() {
+    const WAKE_UPS: u32 = 60;
+    let _turn = turn();
+    for mode in modes() {
+        let pod = Pod::new();
+        let settings = TapSettings { wakeup_bytes: 64 << 10, ..settings() };
+        let sink = Collector::default();
+        let mut capture = Capture::load(mode, &settings, None, RING, sink.clone());
+        capture.tap.attach(pod.ifindex).unwrap();
+        // Sends as much as wakes the consumer so many times, and returns how often it looked, and the milliseconds.
+        let mut seed = 0;
+        let mut send = || {
+            let (before, begun) = (sink.ticks.load(Ordering::Relaxed), Instant::now());
+            for _ in 0..WAKE_UPS {
+                for _ in 0..24 {
+                    pod.outside.send(&noise(1400, seed));
+                    seed += 1;
+                }
+                thread::sleep(Duration::from_micros(300));
+            }
+            (sink.ticks.load(Ordering::Relaxed) - before, begun.elapsed().as_millis() as u32)
+        };
+        let often = |ticks: u32, milliseconds: u32| ticks > 10 + milliseconds / 2;
+
+        sink.busy.store(true, Ordering::Relaxed);
+        let (ticks, milliseconds) = send();
+        assert!(!often(ticks, milliseconds), "{ticks} times in {milliseconds} ms");
+        assert_eq!(sink.count.load(Ordering::Relaxed), 0);
+        sink.busy.store(false, Ordering::Relaxed);
+        wait_until(|| u64::from(sink.count.load(Ordering::Relaxed)) == capture.tap.counters().unwrap().total().seen);
+        let (ticks, milliseconds) = send();
+        // More than once each 100 ms, as without any wake-up.
+        assert!(ticks > 4 + milliseconds / 100, "{ticks} times in {milliseconds} ms");
+        let (packets, counters) = capture.stop();
+        assert_eq!([packets.len() as u64, counters.total().ring_full], [counters.total().seen, 0]);
     }
 }
 
