@@ -28,11 +28,11 @@ use crate::pcapng::{SMALLEST_FILLER, block_length, is_packet};
 
 /// Blocks in a chunk leave room for the filler behind them.
 const USABLE: usize = CHUNK - SMALLEST_FILLER;
-/// The most chunks that a stream has, in the writers' hands and its own: 32 MiB. Disks stop for some 10 ms now and then,
-/// and a flood goes on. Others are not hurt by it: see `may_take`.
-const MOST_CHUNKS: usize = 128;
-/// The most while the disk or the quota has little room left, since what waits to be written takes of that: 8 MiB.
-const MOST_CHUNKS_IN_NEED: usize = 32;
+/// A stream may have so many times the chunks that it leaves to others. Disks stop or slow down now and then, and a flood goes
+/// on.
+const SHARE: usize = 3;
+/// Chunks that a stream may have whatever room the disk or the quota has left: 8 MiB.
+const FEW_CHUNKS: usize = 32;
 /// Sealed chunks that are handed over at once while there is plenty of memory: 1 MiB.
 const BATCH: usize = 4;
 /// Blocks wait no longer than this for more, counted from the tick that first sees them. With a tick each 100 ms it
@@ -121,7 +121,7 @@ impl FileStream {
             reported: 0,
             file_packets: 0,
             earlier: 0,
-            sealed: Vec::with_capacity(MOST_CHUNKS),
+            sealed: Vec::with_capacity(BATCH),
             waiting_since: None,
             file_since: None,
             refused: false,
@@ -201,17 +201,17 @@ impl FileStream {
         Ok(())
     }
 
-    /// Whether this stream may have one more chunk. The first one always; more only as long as it has no more than
-    /// what is left to others, and one is left for each stream that has none.
+    /// Whether this stream may have one more chunk. The first one always; more only as long as enough is left to others,
+    /// with one for each stream that has none, and the disk has room for twice what waits to be written, which takes
+    /// of it.
     fn may_take(&self) -> bool {
         let mine = self.lane.chunks();
         let lanes = &self.lane.lanes;
         let without = lanes.open.load(Relaxed).saturating_sub(lanes.holding.load(Relaxed));
         let reserve = without.min(self.pool.chunks() / 2);
         mine == 0
-            || mine <= self.pool.free().saturating_sub(reserve)
-                && mine < MOST_CHUNKS
-                && (mine < MOST_CHUNKS_IN_NEED || self.account.room_for(2 * MOST_CHUNKS * CHUNK))
+            || mine <= SHARE * self.pool.free().saturating_sub(reserve)
+                && (mine < FEW_CHUNKS || self.account.room_for(2 * (mine + 1) * CHUNK))
     }
 
     /// Nothing more is taken; what was taken will be written.
