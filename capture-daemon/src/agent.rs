@@ -141,6 +141,7 @@ pub fn run(config: &Config, requests: Requests<'_>) -> Result<(), AgentError> {
     storage.pulses().iter().for_each(|pulse| telemetry.watch(pulse.clone()));
     let consumer = Consumer::start(QUANTUM)?;
     telemetry.watch_vital(consumer.pulse());
+    telemetry.watch_delays(storage.writes(), consumer.refusals());
     let mut node = Node::new(
         config.node_name.clone(),
         Limits { retry: RETRY, sockets_in_bulk: config.attach_mode.forced().is_none() },

@@ -8,6 +8,7 @@ pub mod agent;
 pub mod cli;
 pub mod config;
 pub mod datapath;
+pub mod delays;
 pub mod filter_command;
 pub mod pcapng;
 pub mod pods;

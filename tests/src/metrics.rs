@@ -80,7 +80,7 @@ pub struct Metrics {
 /// One metric.
 #[derive(Clone, Debug, Default)]
 pub struct Family {
-    /// `counter`, `gauge` or `info`.
+    /// `counter`, `gauge`, `histogram` or `info`.
     pub kind: String,
     /// Its unit, if any.
     pub unit: String,
@@ -164,13 +164,15 @@ impl Metrics {
                 }
                 let sample = sample(line)?;
                 let family = metrics.families.get_mut(&name).context("before any family")?;
-                let suffix = match family.kind.as_str() {
-                    "counter" => "_total",
-                    "gauge" => "",
-                    "info" => "_info",
+                let suffixes: &[_] = match family.kind.as_str() {
+                    "counter" => &["_total"],
+                    "gauge" => &[""],
+                    "histogram" => &["_bucket", "_count", "_sum"],
+                    "info" => &["_info"],
                     _ => bail!("of an unknown type"),
                 };
-                ensure!(sample.name == format!("{name}{suffix}"), "not of {name}");
+                let suffix = sample.name.strip_prefix(name.as_str());
+                ensure!(suffix.is_some_and(|suffix| suffixes.contains(&suffix)), "not of {name}");
                 ensure!(family.unit.is_empty() || name.ends_with(&format!("_{}", family.unit)), "unit");
                 ensure!(family.kind == "gauge" || sample.value >= 0.0, "negative");
                 ensure!(seen.insert((sample.name.clone(), sample.labels.clone())), "twice");

@@ -24,7 +24,7 @@ use super::{
     Counters, DatapathError, Ring,
     ring::{Progress, Verdict},
 };
-use crate::pulse::Pulse;
+use crate::{delays::Delays, pulse::Pulse};
 
 /// Longest sleep: packets of a quiet tap are this old at most when they reach their sink.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -73,6 +73,7 @@ pub struct Consumer {
     commands: mpsc::Sender<Command>,
     wake: Arc<OwnedFd>,
     pulse: Pulse,
+    refusals: Delays,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -94,8 +95,11 @@ impl Consumer {
         epoll::add(&epoll, &*wake, epoll::EventData::new_u64(0), epoll::EventFlags::IN)
             .map_err(DatapathError::errno("watch an eventfd"))?;
         let pulse = Pulse::new("consumer");
+        let refusals = Delays::default();
         let mut worker = Worker {
             pulse: pulse.clone(),
+            refusals: refusals.clone(),
+            refused_since: None,
             epoll,
             wake: Arc::clone(&wake),
             commands: received,
@@ -116,13 +120,19 @@ impl Consumer {
                 worker.run();
             })
             .map_err(|source| DatapathError::Syscall { call: "start the consumer thread", source })?;
-        Ok(Self { commands, wake, pulse, thread: Some(thread) })
+        Ok(Self { commands, wake, pulse, refusals, thread: Some(thread) })
     }
 
     /// The thread's sign of life: one each sweep, so at least each 100 ms.
     #[must_use]
     pub fn pulse(&self) -> Pulse {
         self.pulse.clone()
+    }
+
+    /// How long, each time, there was a ring that could not be emptied since its sink was busy.
+    #[must_use]
+    pub fn refusals(&self) -> Delays {
+        self.refusals.clone()
     }
 
     /// Reads `ring` into `sink` from now on. `id` is the caller's, and new.
@@ -181,6 +191,9 @@ struct Entry {
 
 struct Worker {
     pulse: Pulse,
+    refusals: Delays,
+    /// Since when there has been a busy sink.
+    refused_since: Option<Instant>,
     epoll: OwnedFd,
     wake: Arc<OwnedFd>,
     commands: mpsc::Receiver<Command>,
@@ -246,6 +259,11 @@ impl Worker {
         }
         let now = Instant::now();
         self.pulse.beat_at(now);
+        if !self.busy() {
+            self.refused_since.take().into_iter().for_each(|since| self.refusals.add(now - since));
+        } else if self.refused_since.is_none() {
+            self.refused_since = Some(now);
+        }
         for entry in &mut self.entries {
             entry.sink.tick(now);
             entry.watch(&self.epoll);
@@ -275,8 +293,12 @@ impl Worker {
         }
     }
 
+    fn busy(&self) -> bool {
+        self.entries.iter().any(|entry| entry.busy)
+    }
+
     fn wait(&self) {
-        let period = if self.entries.iter().any(|entry| entry.busy) { BUSY_PERIOD } else { PERIOD };
+        let period = if self.busy() { BUSY_PERIOD } else { PERIOD };
         let timeout = Timespec { tv_sec: 0, tv_nsec: period.as_nanos() as i64 };
         let mut events = [const { std::mem::MaybeUninit::uninit() }; 16];
         // What is ready does not matter: a sweep looks everywhere. An interruption is as good as a wake-up.

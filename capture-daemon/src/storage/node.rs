@@ -27,7 +27,7 @@ use super::{
     worker::Worker,
     writer,
 };
-use crate::pulse::Pulse;
+use crate::{delays::Delays, pulse::Pulse};
 
 /// The node's settings.
 #[derive(Clone, Debug)]
@@ -80,6 +80,7 @@ struct Inner {
     lanes: Arc<Lanes>,
     writers: Vec<JoinHandle<()>>,
     pulses: Vec<Pulse>,
+    writes: Delays,
     _housekeeping: Housekeeping,
 }
 
@@ -103,10 +104,13 @@ impl Storage {
         let queue = Arc::new(Mutex::new(queue));
         let pulses: Vec<Pulse> =
             (0..config.writers.max(1)).map(|number| Pulse::new(format!("writer-{number}"))).collect();
+        let writes = Delays::default();
         let writers = pulses
             .iter()
             .enumerate()
-            .map(|(number, pulse)| writer::start(number, Arc::clone(&queue), ready.clone(), pulse.clone()))
+            .map(|(number, pulse)| {
+                writer::start(number, Arc::clone(&queue), ready.clone(), pulse.clone(), writes.clone())
+            })
             .collect::<Result<_, _>>()
             .map_err(|error| StorageError::io("start writers for", &config.data_dir, error))?;
         let housekeeping =
@@ -119,8 +123,15 @@ impl Storage {
             budget: config.write_bytes_per_second.map(|cap| Arc::new(WriteBudget::new(cap))),
             ready,
         };
-        let inner =
-            Inner { data, surroundings, lanes: Arc::default(), writers, pulses, _housekeeping: housekeeping };
+        let inner = Inner {
+            data,
+            surroundings,
+            lanes: Arc::default(),
+            writers,
+            pulses,
+            writes,
+            _housekeeping: housekeeping,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -195,6 +206,12 @@ impl Storage {
     #[must_use]
     pub fn pulses(&self) -> &[Pulse] {
         &self.inner.pulses
+    }
+
+    /// How long each turn of a stream took a writer: up to 4 MiB written, files begun and ended.
+    #[must_use]
+    pub fn writes(&self) -> Delays {
+        self.inner.writes.clone()
     }
 
     /// Whether new captures may start, or why not. Looks at the disk itself before it says no: what was freed a moment

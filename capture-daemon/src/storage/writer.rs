@@ -9,27 +9,32 @@ use std::{
         mpsc::{Receiver, Sender},
     },
     thread::{self, JoinHandle},
+    time::Instant,
 };
 
 use super::lane::{Lane, Ready};
-use crate::pulse::Pulse;
+use crate::{delays::Delays, pulse::Pulse};
 
-/// Starts a thread that serves streams until it is told to stop and the queue is empty. `pulse` beats while it writes.
+/// Starts a thread that serves streams until it is told to stop and the queue is empty. `pulse` beats while it writes,
+/// and `writes` is told how long each turn of a stream took.
 pub(super) fn start(
     number: usize,
     queue: Arc<Mutex<Receiver<Ready>>>,
     ready: Sender<Ready>,
     pulse: Pulse,
+    writes: Delays,
 ) -> io::Result<JoinHandle<()>> {
     thread::Builder::new().name(format!("writer-{number}")).spawn(move || {
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let rest = || queue.lock().unwrap_or_else(PoisonError::into_inner).try_recv();
         let serve = |lane: Arc<Lane>| {
-            pulse.beat();
+            let begun = Instant::now();
+            pulse.beat_at(begun);
             if lane.serve() {
                 let _ = ready.send(Ready::Stream(lane));
             }
             pulse.rest();
+            writes.add(begun.elapsed());
         };
         while let Ok(Ready::Stream(lane)) = next() {
             serve(lane);

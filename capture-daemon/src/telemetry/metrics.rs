@@ -6,7 +6,7 @@ use std::fmt;
 
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text},
+    encoding::{DescriptorEncoder, EncodeMetric as _, MetricEncoder, NoLabelSet, text},
     metrics::MetricType,
     registry::{Registry, Unit},
 };
@@ -16,7 +16,7 @@ use super::{
     process::Process,
     snapshot::{Counts, Namespace, STATES, Snapshot},
 };
-use crate::{datapath::AttachMode, pulse::Pulse};
+use crate::{datapath::AttachMode, delays::Delays, pulse::Pulse};
 
 /// What answers have in `Content-Type`.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -30,6 +30,8 @@ pub(super) struct Reading {
     pub(super) meters: Meters,
     /// The threads that must not stop.
     pub(super) pulses: Vec<Pulse>,
+    /// How long writes take, and how long rings wait for buffers.
+    pub(super) delays: [Delays; 2],
     /// How interfaces are tapped unless many come at once; none while the agent starts.
     pub(super) attach_mode: Option<AttachMode>,
     /// When the process began, in seconds of UTC.
@@ -100,6 +102,12 @@ impl Page<'_> {
         let (name, unit) = name;
         let mut metric = self.encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Gauge)?;
         value.into().map_or(Ok(()), |value| metric.encode_gauge(&value))
+    }
+
+    fn histogram(&mut self, name: (&str, Option<Unit>), help: &str, delays: &Delays) -> fmt::Result {
+        let (name, unit) = name;
+        let metric = self.encoder.encode_descriptor(name, help, unit.as_ref(), MetricType::Histogram)?;
+        delays.histogram().encode(metric)
     }
 
     fn info(&mut self, name: &str, help: &str, labels: Labels<'_>) -> fmt::Result {
@@ -251,6 +259,12 @@ impl Reading {
             put(&[("part", "rings")], *rings_limit)?;
             put(&[("part", "buffers")], storage.buffers)
         })?;
+        let [writes, buffer_waits] = &self.delays;
+        let help =
+            "How long writers took for each turn of a capture: up to 4 MiB written, files begun and ended.";
+        page.histogram(seconds("write"), help, writes)?;
+        let help = "How long, each time, ring buffers could not be emptied since no write buffer was free.";
+        page.histogram(seconds("buffer_wait"), help, buffer_waits)?;
         let help = "Interfaces that are tapped now.";
         page.gauge(plain("taps_attached"), help, |put| {
             put(&[("mode", "Tcx")], taps.tcx.into())?;

@@ -25,7 +25,7 @@ pub use self::{
     server::ServeError,
     snapshot::Snapshot,
 };
-use crate::{datapath::AttachMode, pulse::Pulse};
+use crate::{datapath::AttachMode, delays::Delays, pulse::Pulse};
 
 /// Where everybody tells. Clones are the same one.
 #[derive(Clone, Debug)]
@@ -45,6 +45,8 @@ struct Inner {
     pulses: Mutex<Vec<Pulse>>,
     /// Those of threads without which no packet is taken.
     vital: Mutex<Vec<Pulse>>,
+    /// Of writes, and of rings that waited for buffers.
+    delays: Mutex<[Delays; 2]>,
     attach_mode: Mutex<Option<AttachMode>>,
     listed: AtomicBool,
     /// Why no records can be shown, if so.
@@ -63,6 +65,7 @@ impl Default for Telemetry {
                 meters: Meters::default(),
                 pulses: Mutex::default(),
                 vital: Mutex::default(),
+                delays: Mutex::default(),
                 records: Mutex::default(),
                 attach_mode: Mutex::default(),
                 listed: false.into(),
@@ -87,6 +90,11 @@ impl Telemetry {
     pub fn watch_vital(&self, pulse: Pulse) {
         lock(&self.inner.vital).push(pulse.clone());
         self.watch(pulse);
+    }
+
+    /// Has it tell how long writes take, and how long rings wait for buffers.
+    pub fn watch_delays(&self, writes: Delays, buffer_waits: Delays) {
+        *lock(&self.inner.delays) = [writes, buffer_waits];
     }
 
     /// Why records cannot be shown; none when they can.
@@ -118,6 +126,7 @@ impl Telemetry {
             snapshot: lock(&inner.snapshot).clone(),
             meters: inner.meters.clone(),
             pulses: lock(&inner.pulses).clone(),
+            delays: lock(&inner.delays).clone(),
             attach_mode: *lock(&inner.attach_mode),
             started: inner.started.as_millisecond() as f64 / 1e3,
             process: Process::own(),

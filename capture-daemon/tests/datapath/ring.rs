@@ -84,7 +84,9 @@ fn what_comes_into_a_ring_does_not_wake_a_consumer_that_waits_for_buffers() {
         assert!(!often(ticks, milliseconds), "{ticks} times in {milliseconds} ms");
         assert_eq!(sink.count.load(Ordering::Relaxed), 0);
         sink.busy.store(false, Ordering::Relaxed);
-        wait_until(|| u64::from(sink.count.load(Ordering::Relaxed)) == capture.tap.counters().unwrap().total().seen);
+        wait_until(|| {
+            u64::from(sink.count.load(Ordering::Relaxed)) == capture.tap.counters().unwrap().total().seen
+        });
         let (ticks, milliseconds) = send();
         // More than once each 100 ms, as without any wake-up.
         assert!(ticks > 4 + milliseconds / 100, "{ticks} times in {milliseconds} ms");
