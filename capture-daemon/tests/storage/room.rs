@@ -197,7 +197,10 @@ fn a_stream_whose_writes_hang_leaves_buffers_to_others() {
         taken += 1;
     }
     let usage = storage.usage();
-    assert!(usage.buffers_used > usage.buffers / 2 && usage.buffers_used < usage.buffers * 3 / 4, "{usage:?}");
+    assert!(
+        usage.buffers_used > usage.buffers / 2 && usage.buffers_used < usage.buffers * 3 / 4,
+        "{usage:?}"
+    );
     for (record, taker) in others.iter_mut().enumerate() {
         assert_eq!(taker.stream.append(&packet(record as u64, 108), closing), Append::Taken);
     }

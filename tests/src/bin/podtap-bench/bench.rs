@@ -14,7 +14,7 @@ use crate::{cpu, flood};
 pub(crate) const PORT: u16 = 7;
 
 /// Caps that let the bench ask for whatever it wants; all else as it is by default.
-const CONFIGURATION: &str = "
+pub(crate) const CONFIGURATION: &str = "
 caps:
   duration: 24h
   bytes: 100Ti
