@@ -14,13 +14,16 @@ pub(crate) struct Counted {
     pub(crate) packets: u64,
     /// Whether each of them had the number of the one before plus one.
     pub(crate) ordered: bool,
+    /// Whether each of them had a higher number than the one before.
+    pub(crate) rising: bool,
     /// Number of the first.
     pub(crate) first: Option<u64>,
+    last: Option<u64>,
 }
 
 impl Default for Counted {
     fn default() -> Self {
-        Self { packets: 0, ordered: true, first: None }
+        Self { packets: 0, ordered: true, rising: true, first: None, last: None }
     }
 }
 
@@ -100,6 +103,7 @@ impl Counted {
             let number = u64::from_be_bytes(*head[HEADERS..].first_chunk().context("short")?);
             let first = *self.first.get_or_insert(number);
             self.ordered &= number == first + self.packets;
+            self.rising &= self.last.replace(number).is_none_or(|last| last < number);
             self.packets += 1;
         }
         Ok(LOOK as u64)
@@ -156,7 +160,11 @@ mod tests {
         assert_eq!(packets(&file, 0).unwrap().packets, 3);
         ng.extend(block(PACKET, &captured(&udp(9))));
         std::fs::write(&file, &ng).unwrap();
-        assert!(!packets(&file, 7).unwrap().ordered);
+        let counted = packets(&file, 7).unwrap();
+        assert!(!counted.ordered && counted.rising);
+        ng.extend(block(PACKET, &captured(&udp(9))));
+        std::fs::write(&file, &ng).unwrap();
+        assert!(!packets(&file, 7).unwrap().rising);
         std::fs::write(&file, &ng[..ng.len() - 1]).unwrap();
         assert!(packets(&file, 7).is_err());
 
