@@ -77,12 +77,20 @@ impl Disk {
         self.mount()
     }
 
-    /// Fills it to the last block, with a file that is its only one of that name.
+    /// Fills it to the last block, with a file that is its only one of that name. Again, it fills what has become free.
     pub fn fill(&self) -> Result<()> {
         let mut file = File::options().create(true).append(true).open(self.filling())?;
-        match std::io::copy(&mut std::io::repeat(1), &mut file) {
-            Err(error) if error.kind() == ErrorKind::StorageFull => Ok(()),
-            other => bail!("a full disk takes more: {other:?}"),
+        loop {
+            let before = file.metadata()?.len();
+            match std::io::copy(&mut std::io::repeat(1), &mut file) {
+                Err(error) if error.kind() == ErrorKind::StorageFull => {}
+                other => bail!("a full disk takes more: {other:?}"),
+            }
+            // What was reserved for writing it, and not needed, is free only then.
+            file.sync_all()?;
+            if file.metadata()?.len() == before {
+                return Ok(());
+            }
         }
     }
 
