@@ -259,10 +259,13 @@ impl Worker {
         }
         let now = Instant::now();
         self.pulse.beat_at(now);
-        if !self.busy() {
-            self.refused_since.take().into_iter().for_each(|since| self.refusals.add(now - since));
-        } else if self.refused_since.is_none() {
-            self.refused_since = Some(now);
+        match (self.entries.iter().any(|entry| entry.busy), self.refused_since) {
+            (true, None) => self.refused_since = Some(now),
+            (false, Some(since)) => {
+                self.refusals.add(now - since);
+                self.refused_since = None;
+            }
+            _ => {}
         }
         for entry in &mut self.entries {
             entry.sink.tick(now);
@@ -293,12 +296,8 @@ impl Worker {
         }
     }
 
-    fn busy(&self) -> bool {
-        self.entries.iter().any(|entry| entry.busy)
-    }
-
     fn wait(&self) {
-        let period = if self.busy() { BUSY_PERIOD } else { PERIOD };
+        let period = if self.refused_since.is_some() { BUSY_PERIOD } else { PERIOD };
         let timeout = Timespec { tv_sec: 0, tv_nsec: period.as_nanos() as i64 };
         let mut events = [const { std::mem::MaybeUninit::uninit() }; 16];
         // What is ready does not matter: a sweep looks everywhere. An interruption is as good as a wake-up.

@@ -1,7 +1,7 @@
 //! What the agent tells of itself: its log, and numbers and health over HTTP.
 //!
-//! The engine writes a [`Snapshot`] once a second, other threads count in [`Meters`] and give a [`Pulse`]; the HTTP
-//! thread makes text of it when it is asked, so that an agent whom nobody asks does next to nothing for it.
+//! The engine writes a [`Snapshot`] once a second, other threads count in [`Meters`] and give a [`Pulse`] or [`Delays`]; the
+//! HTTP thread makes text of it when it is asked, so that an agent whom nobody asks does next to nothing for it.
 
 mod health;
 pub mod logging;

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use podtap_tests::agent::{ATTACHED, Agent};
+use podtap_tests::agent::ATTACHED;
 use podtap_tests::manifest;
 use podtap_tests::memory;
 use podtap_tests::metrics::{Metrics, free_address};
@@ -20,7 +20,7 @@ use crate::flood::passed;
 use crate::report::{Judged, Measure, Row, Target};
 use crate::stats::Values;
 use crate::tool::{Job, Tool};
-use crate::{cpu, flood, machine};
+use crate::{cpu, flood, machine, tool};
 
 const MANIFEST: &str = "held.json";
 const FILES: u64 = 16;
@@ -57,8 +57,8 @@ pub(crate) fn run(bench: &mut Bench) -> Result<Row> {
     for what in &HOLDS {
         let held = hold(bench, what)?;
         let name = |of: &str| format!("{}: {of}", what.name);
-        let own = |what: &str, unit, judged, target, value: f64| {
-            Measure::own(name(what), unit, judged, target, vec![value])
+        let own = |of: &str, unit, judged, target, value: f64| {
+            Measure::own(name(of), unit, judged, target, vec![value])
         };
         let none = Target::AtMost(0.0);
         // While the disk is slower than the flood, buffers fill up: as far as the budget goes.
@@ -149,8 +149,7 @@ fn hold(bench: &mut Bench, what: &Hold) -> Result<Held> {
     let name = format!("held-{frame}");
     let address = free_address()?;
     let configuration = format!("httpAddress: {address}\nmemoryBudget: {}Mi\n{CONFIGURATION}", what.budget);
-    let mut agent = Agent::start_with("held", &configuration, &[])?;
-    agent.apply("pod.json", &manifest::pod(&pod))?;
+    let mut agent = tool::agent("held", &configuration, std::slice::from_ref(&pod))?;
     let spec = json!({
         "podNames": [pod.name], "limits": {"bytes": "100Ti"}, "duration": "1h",
         "rotation": {"fileBytes": FILE_BYTES, "files": FILES},

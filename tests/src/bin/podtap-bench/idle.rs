@@ -4,15 +4,13 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Result;
-use podtap_tests::agent::Agent;
-use podtap_tests::manifest;
 use podtap_tests::memory;
 use podtap_tests::metrics::{free_address, wait_for_status};
 
 use crate::bench::Bench;
 use crate::cpu;
 use crate::report::{Judged, Measure, Row, Target};
-use crate::tool::Tool;
+use crate::tool::{self, Tool};
 
 /// How often, at most: each takes long.
 const ROUNDS: usize = 3;
@@ -26,10 +24,7 @@ pub(crate) fn run(bench: &mut Bench) -> Result<Row> {
     for _ in 0..bench.rounds().min(ROUNDS) {
         let address = free_address()?;
         let configuration = format!("httpAddress: {address}\n");
-        let mut agent = Agent::start_with("bench-idle", &configuration, &[])?;
-        for pod in bench.pods.all() {
-            agent.apply(&format!("{}.json", pod.name), &manifest::pod(pod))?;
-        }
+        let mut agent = tool::agent("bench-idle", &configuration, bench.pods.all())?;
         agent.wait_ready()?;
         wait_for_status(address, "/readyz", 200, Duration::from_secs(10))?;
         let process = agent.process().id();

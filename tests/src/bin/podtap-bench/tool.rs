@@ -100,10 +100,7 @@ const MANIFEST: &str = "capture.json";
 impl Tools {
     /// Starts the agent, on the core of those that capture when this thread is bound to it.
     pub(crate) fn start(pods: &[Pod], configuration: &str) -> Result<Self> {
-        let agent = Agent::start_with("bench-agent", configuration, &[])?;
-        for pod in pods {
-            agent.apply(&format!("{}.json", pod.name), &manifest::pod(pod))?;
-        }
+        let agent = agent("bench-agent", configuration, pods)?;
         Ok(Self { agent, scratch: Scratch::new("bench")?, captures: 0 })
     }
 
@@ -201,7 +198,7 @@ impl Tools {
                 interrupted(running.tool, process, &said)?;
                 let counted = count::packets(&file, port)?;
                 std::fs::remove_file(file)?;
-                Ok(Outcome { packets: counted.packets, ordered: counted.ordered, record: None })
+                Ok(Outcome { packets: counted.packets, ordered: counted.ordered(), record: None })
             }
             Capture::Podtap(name, _) => {
                 self.agent.remove(MANIFEST)?;
@@ -212,10 +209,19 @@ impl Tools {
                     counted.add(&file, port)?;
                 }
                 std::fs::remove_dir_all(record.directory()).context("removing a capture")?;
-                Ok(Outcome { packets: counted.packets, ordered: counted.ordered, record: Some(record) })
+                Ok(Outcome { packets: counted.packets, ordered: counted.ordered(), record: Some(record) })
             }
         }
     }
+}
+
+/// Starts an agent that knows these pods, on the core that this thread is bound to.
+pub(crate) fn agent(name: &str, configuration: &str, pods: &[Pod]) -> Result<Agent> {
+    let agent = Agent::start_with(name, configuration, &[])?;
+    for pod in pods {
+        agent.apply(&format!("{}.json", pod.name), &manifest::pod(pod))?;
+    }
+    Ok(agent)
 }
 
 fn tcpdump() -> Command {
